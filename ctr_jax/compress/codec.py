@@ -1,0 +1,222 @@
+"""The contract: a technique maps a leaf to a codec; `chain` and `bind` compose them.
+
+A technique is a function from the description of a table (`leaf.Leaf`) to a `Codec`, which says how
+that table is stored and how its vectors are read back. Everything here is a description until
+`encode` or `decode` is called, so trillion-parameter plans cost nothing to build.
+
+Invariants (held for every technique by tests/compress/laws_test.py), for codec = technique(leaf):
+  plan ≡ eval_shape(encode)                       what is described is what is stored
+  structure(address(ids)) = structure(plan)       every leaf has an index, WHOLE where it has no rows
+  0 ≤ address(ids) < leaf.rows                    for every id in [0, rows)
+  shape(decode(gather(stored, address(ids)))) = ids.shape + (cols,), dtype = leaf.dtype
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from ctr_jax.tables import leaf as leaf_lib
+
+WHOLE = ...
+"""The address of a leaf that is read in full: a gate, a codebook, the weights of the ways."""
+
+
+class Codec(NamedTuple):
+  """How one table (or a dict of tables) is stored and read.
+
+  Attributes:
+    plan: tree of `Leaf`, what is stored.
+    encode: table [rows, cols] → arrays laid out as `plan`.
+    address: ids (int32, any shape) → an index for each leaf of `plan`. Integers only, and the same
+      bits from NumPy as from JAX. An address may add axes: `k` ways into one leaf give ids.shape + (k,).
+    decode: gathered leaves → vectors, ids.shape + (cols,). Takes the keywords `train`, `rng`, `step`
+      for techniques that are random or annealed while training; `None` for a dropped table.
+  """
+
+  plan: Any
+  encode: Callable[[Any], Any]
+  address: Callable[[Any], Any]
+  decode: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+  """A named way to store a table: call it with a leaf and get the codec.
+
+  The name and arguments are kept so that a checkpoint or an artifact can say how it was made.
+  """
+
+  name: str
+  arguments: Mapping[str, Any]
+  build: Callable[[leaf_lib.Leaf], Codec]
+
+  def __call__(self, leaf: leaf_lib.Leaf) -> Codec:
+    if not leaf.is_table:
+      raise ValueError(f'{self} takes a table with axes {leaf_lib.TABLE}, got {leaf.axes}.')
+    return self.build(leaf)
+
+  def __str__(self) -> str:
+    if self.name == 'chain':
+      return ' → '.join(map(str, self.arguments['links']))
+    inside = ', '.join(f'{k}={v}' for k, v in self.arguments.items())
+    return f'{self.name}({inside})'
+
+
+def technique(factory: Callable[..., Callable[[leaf_lib.Leaf], Codec]]):
+  """Decorates a function of settings that returns `leaf → codec`; its calls give a `Technique`."""
+  signature = inspect.signature(factory)
+
+  @functools.wraps(factory)
+  def make(*args, **kwargs) -> Technique:
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return Technique(factory.__name__, dict(bound.arguments), factory(*args, **kwargs))
+
+  return make
+
+
+def describe(value: Any) -> Any:
+  """A technique (or settings that hold some) as plain JSON."""
+  if isinstance(value, Technique):
+    return {'technique': value.name, 'arguments': describe(dict(value.arguments))}
+  if isinstance(value, Mapping):
+    return {name: describe(item) for name, item in value.items()}
+  if isinstance(value, (tuple, list)):
+    return [describe(item) for item in value]
+  return value
+
+
+def restore(description: Any, techniques: Mapping[str, Callable[..., Technique]]) -> Any:
+  """The inverse of `describe`: `techniques` maps names to factories (`compress.TECHNIQUES`)."""
+  if isinstance(description, list):
+    return tuple(restore(item, techniques) for item in description)
+  if not isinstance(description, Mapping):
+    return description
+  if 'technique' not in description:
+    return {name: restore(item, techniques) for name, item in description.items()}
+  name, arguments = description['technique'], restore(description['arguments'], techniques)
+  if name == 'chain':
+    return chain(*arguments['links'])
+  if name not in techniques:
+    raise ValueError(f'Unknown technique {name!r}; known are {", ".join(sorted(techniques))}.')
+  return techniques[name](**arguments)
+
+
+@technique
+def identity() -> Callable[[leaf_lib.Leaf], Codec]:
+  """The table as it is. The unit of `chain`."""
+
+  def build(leaf):
+    return Codec(
+      plan=leaf,
+      encode=lambda table: table.astype(leaf.dtype),
+      address=lambda ids: ids,
+      decode=lambda rows, **context: rows,
+    )
+
+  return build
+
+
+@technique
+def drop() -> Callable[[leaf_lib.Leaf], Codec]:
+  """No table at all: the empty plan, zero bytes. Removing a feature is a rule, not an edit."""
+  return lambda leaf: Codec(
+    plan={}, encode=lambda table: {}, address=lambda ids: {}, decode=lambda rows, **context: None
+  )
+
+
+def chain(*links: Technique) -> Technique:
+  """`chain(a, b)`: every table that `a` leaves is handed to `b`; other leaves pass through.
+
+  Associative, with `identity()` as unit. A link that finds no table left is refused when the codec
+  is built.
+  """
+
+  def build(leaf):
+    codec = identity()(leaf)
+    for i, link in enumerate(links):
+      if not any(x.is_table for x in leaf_lib.flatten(codec.plan).values()):
+        before = chain(*links[:i])
+        raise ValueError(
+          f'{link} cannot follow {before}: no table is left for it to work on. '
+          'Put it earlier in the chain, or leave it out.'
+        )
+      codec = _link(codec, link)
+    return codec
+
+  return Technique('chain', {'links': links}, build)
+
+
+def _link(first: Codec, link: Technique) -> Codec:
+  unit = identity().build  # Leaves that are no tables pass through as they are.
+  parts = jax.tree.map(lambda x: link(x) if x.is_table else unit(x), first.plan)
+
+  def each(function, *trees):
+    return jax.tree.map(function, parts, *trees, is_leaf=lambda x: isinstance(x, Codec))
+
+  return Codec(
+    plan=each(lambda part: part.plan),
+    encode=lambda table: each(lambda part, x: part.encode(x), first.encode(table)),
+    address=lambda ids: each(
+      lambda part, index: index if index is WHOLE else part.address(index), first.address(ids)
+    ),
+    decode=lambda rows, **context: first.decode(
+      each(lambda part, x: part.decode(x, **context), rows), **context
+    ),
+  )
+
+
+Rules = Sequence[tuple[str, Technique]]
+
+
+def match(name: str, rules: Rules) -> Technique:
+  """The technique of the first rule whose whole pattern matches `name`."""
+  for pattern, chosen in rules:
+    if re.fullmatch(pattern, name):
+      return chosen
+  patterns = ', '.join(repr(pattern) for pattern, _ in rules)
+  raise ValueError(
+    f"No rule covers the table {name!r} (rules: {patterns}). End the rules with ('.*', identity())."
+  )
+
+
+def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:
+  """A codec over `{table: ...}`: for each table the first rule that matches its name.
+
+  Args:
+    tables: the full tables, by name.
+    rules: ordered (regular expression, technique) pairs; a pattern has to match the whole name, and
+      every table has to be covered.
+
+  Returns:
+    A `Codec` whose plan, stored arrays, addresses and vectors are dicts by table name. `address` and
+    `decode` take any subset of the tables. A dropped table decodes to None.
+  """
+  codecs = {}
+  for name, leaf in tables.items():
+    chosen = match(name, rules)
+    try:
+      codecs[name] = chosen(leaf)
+    except ValueError as error:
+      raise ValueError(f'Table {name!r}: {error}') from None
+
+  def decode(rows, *, rng=None, **context):
+    def one(name, x):
+      key = None if rng is None else leaf_lib.path_key(rng, name)
+      return codecs[name].decode(x, rng=key, **context)
+
+    return {name: one(name, x) for name, x in rows.items()}
+
+  return Codec(
+    plan={name: codec.plan for name, codec in codecs.items()},
+    encode=lambda trained: {name: codecs[name].encode(x) for name, x in trained.items()},
+    address=lambda ids: {name: codecs[name].address(x) for name, x in ids.items()},
+    decode=decode,
+  )

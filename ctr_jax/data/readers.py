@@ -1,0 +1,316 @@
+"""Raw files as rows of text: CSV, TSV, Parquet, libsvm and libffm; plain, gzip or zstd; globs.
+
+Each text file can be read in two ways. `scan` hands it to DuckDB through Ibis, which is fast and
+stops at the first malformed row. `records` walks it in Python, which is slower and knows the line
+of every row: it finds the row to report, skips malformed rows when asked to, and reads libsvm.
+Both see the same rows in the same order: blank lines are no rows, and one empty field too many at
+the end of a row (a trailing delimiter) is forgiven.
+
+libsvm: `label index:value ...`. A feature's column is its index; the cell is the value's text; an
+index that a row does not name is missing.
+libffm: `label field:feature:value ...`. A feature's column is its field; the cell of id, ids and
+hash features is the feature's text (several of one field are joined by `|`), that of numeric and
+bucket features is the value's.
+"""
+
+import collections
+import contextlib
+import csv
+import glob
+import gzip
+import io
+import itertools
+import pathlib
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+import ibis
+import pyarrow as pa
+
+from ctr_jax.data import schema as schema_lib
+
+_SUFFIXES = {'.tsv': 'tsv', '.parquet': 'parquet', '.libsvm': 'libsvm', '.svm': 'libsvm'}
+_SUFFIXES |= {'.libffm': 'libffm', '.ffm': 'libffm'}
+_BATCH = 65_536
+
+
+class BadRow(ValueError):
+  """A malformed row; the message says where."""
+
+
+class Layout(NamedTuple):
+  """How one file is read. `names` are its columns; engine tables call column i `c{i}`."""
+
+  path: pathlib.Path
+  format: str
+  delimiter: str
+  quote: str
+  header: bool
+  names: tuple[str, ...]
+
+
+# What to do with a malformed row: called with its line, a reason and the details.
+OnBad = Callable[[int, str, str], None]
+
+
+def connect(directory, memory: str) -> Any:
+  """An embedded DuckDB that keeps to `memory` and spills into `directory`."""
+  return ibis.duckdb.connect(':memory:', memory_limit=memory, temp_directory=str(directory))
+
+
+@contextlib.contextmanager
+def quiet():
+  """Silences one deprecation inside Ibis: it still calls DuckDB's older Arrow methods."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', r'fetch_(arrow|record).* is deprecated', DeprecationWarning)
+    yield
+
+
+def stream(con, expression) -> Iterator[pa.RecordBatch]:
+  """Runs an Ibis expression and yields its rows as Arrow batches.
+
+  In place of `con.to_pyarrow_batches`, which Ibis 12 cannot do on DuckDB 2.
+  """
+  relation = con.con.sql(con.compile(expression))
+  read = getattr(relation, 'to_arrow_reader', None) or relation.fetch_arrow_reader
+  yield from read(_BATCH)
+
+
+def find_files(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
+  """Split -> its raw files, sorted by name. For a pattern P also P.gz and P.zst are matched."""
+  found = {}
+  for split, patterns in schema.files.items():
+    tried = [
+      str(pathlib.Path(data_dir) / (p + end)) for p in patterns for end in ('', '.gz', '.zst')
+    ]
+    paths = sorted({pathlib.Path(p) for pattern in tried for p in glob.glob(pattern)})
+    if not paths:
+      raise FileNotFoundError(
+        f'No {split} files of {schema.name!r}: nothing matches {" or ".join(tried)}.'
+      )
+    stems = collections.Counter(str(_bare(p)) for p in paths)
+    twice = [stem for stem, n in stems.items() if n > 1]
+    if twice:
+      raise ValueError(f'{twice[0]} is there both plain and compressed; remove one of the two.')
+    found[split] = paths
+  if not found:
+    raise ValueError(f'Schema {schema.name!r} names no files; add a [files] section.')
+  return found
+
+
+def _bare(path: pathlib.Path) -> pathlib.Path:
+  return path.with_suffix('') if path.suffix in ('.gz', '.zst') else path
+
+
+def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
+  """Finds how a file is read, and checks its columns against the schema."""
+  kind = schema.format or _SUFFIXES.get(_bare(path).suffix, 'csv')
+  delimiter = schema.delimiter or {'tsv': '\t', 'csv': ','}.get(kind, ' ')
+  quote = schema.quote if schema.quote is not None else {'csv': '"'}.get(kind, '')
+  if path.stat().st_size == 0:
+    raise ValueError(f'{path} is empty.')
+  if kind == 'parquet':
+    header, names = False, _parquet_names(path)
+  elif kind in ('libsvm', 'libffm'):
+    header, names = False, tuple(dict.fromkeys((schema.label, *wanted(schema))))
+  else:
+    header, names = schema.header, _text_names(schema, path, delimiter, quote)
+  _check_names(schema, path, names)
+  return Layout(path, kind, delimiter, quote, header, names)
+
+
+def wanted(schema: schema_lib.Schema) -> dict[str, str]:
+  """Raw column -> who reads it."""
+  columns = {schema.label: 'the label'}
+  if schema.split.by == 'time':
+    columns[schema.split.column] = 'the split by time'
+  return {**{f.column: f'feature {f.name!r}' for f in schema.features}, **columns}
+
+
+def _parquet_names(path):
+  import pyarrow.parquet as pq
+
+  try:
+    return tuple(pq.read_schema(path).names)
+  except pa.ArrowInvalid as e:
+    raise ValueError(f'{path} is not a Parquet file: {e}') from e
+
+
+def _text_names(schema, path, delimiter, quote):
+  with open_stream(path) as file:
+    first = file.readline()
+  if not first:
+    raise ValueError(f'{path} is empty.')
+  if not schema.header:
+    if not schema.columns:
+      raise ValueError(f'Schema {schema.name!r} says header = false: it must name the columns.')
+    return schema.columns
+  text = first.decode('utf-8-sig', 'replace').rstrip('\r\n')
+  return tuple(next(csv.reader([text], **_dialect(delimiter, quote))))
+
+
+def _check_names(schema, path, names):
+  readers = wanted(schema)
+  twice = [name for name, n in collections.Counter(names).items() if n > 1]
+  if twice:
+    raise ValueError(f'{path} has two columns named {twice[0]!r}; rename one.')
+  for name in readers:
+    if name not in names:
+      raise ValueError(
+        f'{path} has no column {name!r}, which {readers[name]} reads; its columns are '
+        f'{", ".join(names)}. (A file without a header needs header = false and columns = [...].)'
+      )
+  unknown = [name for name in names if name not in readers and name not in schema.ignore]
+  if unknown:
+    raise ValueError(
+      f'{path} has columns that schema {schema.name!r} does not know: {", ".join(unknown)}. '
+      'Make features of them, or add them to `ignore`.'
+    )
+
+
+def open_stream(path: pathlib.Path) -> IO[bytes]:
+  """The bytes of a file, decompressed."""
+  if path.suffix == '.gz':
+    return gzip.open(path)
+  if path.suffix == '.zst':
+    return io.BufferedReader(pa.input_stream(str(path), compression='zstd'), 1 << 20)
+  return path.open('rb')
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path):
+  """Turns a decompressor's complaint into a sentence."""
+  try:
+    yield
+  except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as e:
+    said = str(e).lower()
+    if path.suffix in ('.gz', '.zst') and ('stream' in said or 'crc' in said or 'gzip' in said):
+      raise ValueError(
+        f'{path} is truncated or damaged ({e}); fetch it again and compare its checksum.'
+      ) from e
+    raise
+
+
+def scan(con, of: Layout, name: str):
+  """An Ibis table over a file, every column as text. Fails at the first malformed row."""
+  if of.format == 'parquet':
+    table = con.read_parquet(of.path, table_name=name)
+    return table.select(**{f'c{i}': _as_text(table[n]) for i, n in enumerate(of.names)})
+  if of.path.suffix == '.zst':
+    _read_through(of.path)
+  return con.read_csv(
+    of.path,
+    table_name=name,
+    columns={f'c{i}': 'VARCHAR' for i in range(len(of.names))},
+    auto_detect=False,
+    header=of.header,
+    delim=of.delimiter,
+    quote=of.quote,
+    escape=of.quote,
+  )
+
+
+def _as_text(column):
+  if column.type().is_array():
+    return column.map(lambda x: x.cast('string')).join('|')
+  if column.type().is_boolean():
+    column = column.cast('int8')
+  return column.cast('string').nullif('')
+
+
+def _read_through(path):
+  """DuckDB takes a truncated zstd file for a short one; this does not."""
+  with whole(path), open_stream(path) as file:
+    while file.read(1 << 20):
+      pass
+
+
+def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
+  """Yields (line, fields) of each well-formed row, lines counted from 1; calls `on_bad` else."""
+  with whole(of.path), open_stream(of.path) as file:
+    if of.format in ('libsvm', 'libffm'):
+      yield from _sparse_records(of, file, on_bad)
+    else:
+      yield from _text_records(of, file, on_bad)
+
+
+def _text_records(of, file, on_bad):
+  undecodable = set()
+  reader = csv.reader(_decode(file, undecodable), strict=True, **_dialect(of.delimiter, of.quote))
+  if of.header:
+    next(reader, None)
+  while True:
+    line = reader.line_num + 1
+    try:
+      fields = next(reader)
+    except StopIteration:
+      return
+    except csv.Error as e:
+      lines = reader.line_num - line
+      on_bad(
+        line, 'broken quotes', f'{e}' + (f'; {lines} more lines went with it' if lines else '')
+      )
+      continue
+    if not fields:
+      continue
+    if len(fields) == len(of.names) + 1 and not fields[-1]:
+      fields.pop()
+    if undecodable and not undecodable.isdisjoint(range(line, reader.line_num + 1)):
+      on_bad(line, 'not UTF-8', f'{of.delimiter.join(fields)[:80]!r} is not UTF-8')
+    elif len(fields) != len(of.names):
+      row = of.delimiter.join(fields)[:80]
+      on_bad(line, 'wrong number of fields', f'{len(fields)} fields, not {len(of.names)}: {row!r}')
+    else:
+      yield line, fields
+
+
+def _dialect(delimiter, quote):
+  if quote:
+    return {'delimiter': delimiter, 'quotechar': quote}
+  return {'delimiter': delimiter, 'quoting': csv.QUOTE_NONE}
+
+
+def _decode(file, undecodable):
+  for number, line in enumerate(file, 1):
+    try:
+      yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
+    except UnicodeDecodeError:
+      undecodable.add(number)
+      yield line.decode('utf-8', 'replace')
+
+
+def _sparse_records(of, file, on_bad):
+  place = {name: i for i, name in enumerate(of.names)}
+  for number, line in enumerate(file, 1):
+    # A comment may end the line.
+    tokens = line.decode('utf-8', 'replace').partition('#')[0].split()
+    if not tokens:
+      continue
+    fields = [''] * len(of.names)
+    fields[0] = tokens[0]
+    for token in tokens[1:]:
+      name, colon, cell = token.partition(':')
+      at = place.get(name)
+      if not at or not colon or (of.format == 'libffm' and ':' not in cell):
+        parts = 'field:feature:value' if of.format == 'libffm' else 'index:value'
+        what = f'{token!r} is not {parts}' if not colon else f'column {name!r} is not in the schema'
+        on_bad(number, 'malformed pair', what)
+        break
+      fields[at] = f'{fields[at]}|{cell}' if fields[at] else cell
+    else:
+      yield number, fields
+
+
+def batches(of: Layout, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
+  """The records as Arrow batches of text columns c0, c1, ...; empty text is null."""
+  rows = (fields for _, fields in records(of, on_bad))
+  while block := list(itertools.islice(rows, _BATCH)):
+    yield pa.record_batch(
+      [
+        pa.array([cell or None for cell in column], pa.string())
+        for column in zip(*block, strict=True)
+      ],
+      names=[f'c{i}' for i in range(len(of.names))],
+    )

@@ -1,0 +1,40 @@
+"""DCN V2 (Wang et al. 2021): a cross network with full matrices beside an MLP."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from ctr_jax.models import layers
+
+
+class CrossV2(nn.Module):
+  """x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l."""
+
+  depth: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x0 = x
+    for i in range(self.depth):
+      x = x0 * layers.Linear(x.shape[1], name=f'layer_{i}')(x) + x
+    return x
+
+
+class DCNv2(nn.Module):
+  """logit = w · [CrossV2(x), MLP(x)] + bias with x = [v_1 ... v_F] (the paper's parallel form)."""
+
+  hidden: Sequence[int] = (400, 400, 400)
+  dropout: float = 0.4
+  batch_norm: bool = True
+  cross_layers: int = 4
+
+  def width(self, dim: int) -> int:
+    return dim
+
+  @nn.compact
+  def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
+    x = layers.flatten(vectors)
+    cross = CrossV2(self.cross_layers, name='cross')(x)
+    mlp = layers.MLP(self.hidden, self.dropout, self.batch_norm, name='mlp')
+    return layers.Output(name='output')(cross, mlp(x, train=train))

@@ -1,0 +1,225 @@
+"""The one forward path: address, gather, decode, net. Training, evaluation and serving all use it.
+
+`inputs` runs on the host (NumPy): it checks ids, flattens the features of each table into one list
+of reads and addresses them. `logits` runs under jit. Between the two, whoever calls gathers: rows
+straight from the tables (`gather_all`), or the distinct rows that a training step differentiates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ctr_jax.compress import codec as codec_lib
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.tables import leaf as leaf_lib
+from ctr_jax.tables import stack
+
+
+class Model(NamedTuple):
+  """What turns a batch of columns into logits.
+
+  Attributes:
+    features: those whose tables are kept, in the schema's order; the net sees them in this order.
+    rows: table → number of rows of the full table, for checking ids.
+    codec: over `{table: ...}`.
+    layout: where the leaves of the codec's plan live.
+    net: a Flax module, vectors [batch, fields, width] → logit [batch].
+    width: columns of a full table, `net.width(dim)`.
+  """
+
+  features: tuple[schema_lib.Feature, ...]
+  rows: Mapping[str, int]
+  codec: codec_lib.Codec
+  layout: stack.Layout
+  net: Any
+  width: int
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """The sample columns that are read: those of the kept features."""
+    return tuple(feature.name for feature in self.features)
+
+
+class Inputs(NamedTuple):
+  """A batch as the device sees it.
+
+  Attributes:
+    index: path of a stored leaf → int32 index into its physical array.
+    values: feature → float32, for numeric features their value [batch], for multi-valued ones the
+      mask [batch, width]; other features do not appear.
+  """
+
+  index: dict[str, np.ndarray]
+  values: dict[str, np.ndarray]
+
+
+def build(
+  schema: schema_lib.Schema,
+  rows: Mapping[str, int],
+  rules: codec_lib.Rules,
+  net: Any,
+  dim: int,
+  init: leaf_lib.Init | None = None,
+  layout=stack.apart,
+) -> Model:
+  """Binds rules to the tables of a data set.
+
+  Args:
+    schema: of the sample.
+    rows: table → number of rows, as the source gives it.
+    rules: ordered (pattern, technique) pairs, see `compress.bind`.
+    net: says how wide a row has to be for embeddings of `dim` (`net.width(dim)`).
+    dim: embedding dimension.
+    init: of the full tables; N(0, 1e-4²) if not given.
+    layout: `stack.apart` or `stack.stacked`.
+  """
+  init = leaf_lib.normal(1e-4) if init is None else init
+  width = net.width(dim)
+  tables = {t: leaf_lib.Leaf((n, width), init=init) for t, n in rows.items()}
+  codec = codec_lib.bind(tables, rules)
+  kept = tuple(f for f in schema.features if leaf_lib.flatten(codec.plan[f.table]))
+  if not kept:
+    raise ValueError(f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.')
+  return Model(kept, dict(rows), codec, layout(codec.plan), net, width)
+
+
+def _reads(feature, column, rows):
+  """A feature's column → (ids [batch] or [batch, width], values or None)."""
+  if feature.kind == 'numeric':  # Row 1 times the value; row 0 stands for a missing one.
+    missing = np.isnan(column)
+    return (~missing).astype(np.int32), np.where(missing, 1, column).astype(np.float32)
+  ids, mask = column, None
+  if feature.kind == 'ids':
+    present = column >= 0
+    # An empty list reads row 0, as every missing value does.
+    empty = ~present.any(axis=1)
+    mask = present.astype(np.float32)
+    mask[empty, 0] = 1
+    ids = np.where(present, column, np.where(column == -1, 0, column))
+  low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+  if low < 0 or high >= rows:
+    raise ValueError(
+      f'Feature {feature.name!r}: id {low if low < 0 else high} is outside its table '
+      f'{feature.table!r} of {rows} rows. The column was encoded for another vocabulary: encode the '
+      'data again, or build the model from this data set.'
+    )
+  return ids, mask
+
+
+def inputs(model: Model, batch: Mapping[str, np.ndarray]) -> Inputs:
+  """Columns of a batch → indices and values, on the host.
+
+  Args:
+    batch: feature name → column, as `Source.read` gives it.
+
+  Raises:
+    ValueError: an id is outside its table.
+  """
+  ids: dict[str, list[np.ndarray]] = {}
+  values = {}
+  for feature in model.features:
+    found, value = _reads(feature, batch[feature.name], model.rows[feature.table])
+    ids.setdefault(feature.table, []).append(found.reshape(-1))
+    if value is not None:
+      values[feature.name] = value
+  flat = {table: np.concatenate(reads) if len(reads) > 1 else reads[0] for table, reads in ids.items()}
+  return Inputs(stack.shift(model.layout, model.codec.address(flat)), values)
+
+
+def gather_all(model: Model, arrays: Mapping[str, jax.Array], index) -> dict[str, jax.Array]:
+  """Every read straight from its array: path → loaded rows. For evaluation and dense training."""
+  rows = {}
+  for path, leaf in model.layout.leaves.items():
+    array = arrays[model.layout.place[path].array]
+    # Ids were checked on the host, so nothing is clipped here in truth.
+    rows[path] = leaf.load(array.at[index[path]].get(mode='clip') if leaf.by_row else array)
+  return rows
+
+
+def _pool(feature, vectors, values):
+  """Vectors of one feature's reads [batch · width, cols] → [batch, cols]."""
+  if feature.kind == 'ids':
+    mask = values[feature.name]
+    vectors = vectors.reshape(*mask.shape, -1) * mask[..., None]
+    return vectors.sum(axis=1) / mask.sum(axis=1)[:, None]
+  if feature.kind == 'numeric':
+    return vectors * values[feature.name][:, None]
+  return vectors
+
+
+def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> jax.Array:
+  """Gathered rows by path → the vectors of all kept features [batch, fields, width].
+
+  Multi-valued features are averaged over their values; numeric ones scale their table's row.
+  """
+  used = {feature.table: model.codec.plan[feature.table] for feature in model.features}
+  decoded = model.codec.decode(leaf_lib.unflatten(used, rows), **context)
+  taken = dict.fromkeys(decoded, 0)
+  batch = _batch_size(model, decoded, values)
+  fields = []
+  for feature in model.features:
+    width = values[feature.name].shape[1] if feature.kind == 'ids' else 1
+    start = taken[feature.table]
+    taken[feature.table] = start + batch * width
+    reads = decoded[feature.table]
+    if start or taken[feature.table] != reads.shape[0]:
+      reads = reads[start : taken[feature.table]]
+    fields.append(_pool(feature, reads, values))
+  return jnp.stack(fields, axis=1)
+
+
+def _batch_size(model, decoded, values):
+  first = model.features[0]
+  if first.name in values:
+    return values[first.name].shape[0]
+  # Reads of the first table: one per sample from each single-valued feature that shares it.
+  sharing = [f for f in model.features if f.table == first.table]
+  reads = decoded[first.table].shape[0]
+  lists = [values[f.name].shape for f in sharing if f.kind == 'ids']
+  reads -= sum(batch * width for batch, width in lists)
+  return reads // sum(f.kind != 'ids' for f in sharing)
+
+
+def logits(
+  model: Model,
+  variables: Mapping[str, Any],
+  rows: Mapping[str, jax.Array],
+  values: Mapping[str, jax.Array],
+  *,
+  train: bool = False,
+  rng: jax.Array | None = None,
+  step: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+  """Gathered rows → logits.
+
+  Args:
+    model: what `build` made.
+    variables: of the net: {'params': ..., 'batch_stats': ...}.
+    rows: path → loaded rows.
+    values: `Inputs.values`.
+    train: batch statistics, dropout, and techniques that behave differently while training.
+    rng: key for dropout and random techniques; needed when `train`.
+    step: int32, for annealed techniques.
+
+  Returns:
+    Logits [batch] and the net's new batch statistics ({} outside training).
+  """
+  context = {'train': train, 'rng': rng, 'step': step}
+  vectors_BxFxD = vectors(model, rows, values, **context)
+  if not train:
+    return model.net.apply(variables, vectors_BxFxD, train=False), {}
+  logit, updated = model.net.apply(
+    variables, vectors_BxFxD, train=True, mutable=['batch_stats'], rngs={'dropout': rng}
+  )
+  return logit, updated.get('batch_stats', {})
+
+
+def init_net(model: Model, key: jax.Array) -> Any:
+  """The net's variables before training: {'params': ..., 'batch_stats': ...}."""
+  example = jnp.zeros((2, len(model.features), model.width), jnp.float32)
+  return model.net.init({'params': key, 'dropout': key}, example, train=False)

@@ -1,0 +1,142 @@
+"""Leaf: one stored array, described once; init, bytes, sharding and restore are derived from it.
+
+A plan is a tree of leaves: nested dicts with a `Leaf` at every tip. Arrays laid out as a plan have
+the same structure. `flatten` names every tip by its path (`item_id/way_0/code`), and flat dicts of
+that form are what training and checkpoints hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Init = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+TABLE = ('row', 'col')
+"""The named axes of a plain embedding table: what a technique accepts."""
+
+
+def normal(stddev: float) -> Init:
+  """An initializer: independent draws from N(0, stddev²)."""
+
+  def init(key, shape, dtype):
+    return (stddev * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+  return init
+
+
+def constant(value: float) -> Init:
+  """An initializer: `value` everywhere."""
+
+  def init(key, shape, dtype):
+    del key
+    return jnp.full(shape, value, dtype)
+
+  return init
+
+
+def _load(rows):
+  """Stored to float: what training differentiates with respect to."""
+  return rows.astype(jnp.float32) if jnp.issubdtype(rows.dtype, jnp.floating) else rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """One stored array.
+
+  Attributes:
+    shape: its shape; the first axis is the one that addresses index when `axes[0]` is 'row'.
+    dtype: of storage, so that `nbytes` is exact. Codes below eight bits are packed into uint8.
+    axes: a name for each axis. Only ('row', 'col') is a table that another technique may take.
+    init: `init(key, shape, dtype)`, the array that training starts from.
+    frozen: no gradient and no optimizer state; still counted, sharded and saved.
+    load: stored rows to float rows, after the gather.
+    store: `store(float_rows, key)` to stored rows, before the scatter; the key is for stochastic
+      rounding. `load` and `store` together make low-precision training a property of storage.
+  """
+
+  shape: tuple[int, ...]
+  dtype: Any = jnp.float32
+  axes: tuple[str, ...] = TABLE
+  init: Init = normal(1e-4)
+  frozen: bool = False
+  load: Callable[[jax.Array], jax.Array] = _load
+  store: Callable[[jax.Array, jax.Array | None], jax.Array] | None = None
+
+  def __post_init__(self):
+    if len(self.shape) != len(self.axes):
+      raise ValueError(f'A leaf of shape {self.shape} needs as many axis names, got {self.axes}.')
+    if min(self.shape, default=1) < 1:
+      raise ValueError(f'A leaf needs at least one element on every axis, got {self.shape}.')
+
+  @property
+  def is_table(self) -> bool:
+    """Whether a technique may take this leaf."""
+    return self.axes == TABLE
+
+  @property
+  def by_row(self) -> bool:
+    """Whether rows of it are gathered; a leaf without rows is read whole."""
+    return self.axes[:1] == ('row',)
+
+  @property
+  def rows(self) -> int:
+    return self.shape[0]
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    return self.size * jnp.dtype(self.dtype).itemsize
+
+  @property
+  def struct(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(self.shape, self.dtype)
+
+  def stored(self, rows: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Float rows in their stored type."""
+    return rows.astype(self.dtype) if self.store is None else self.store(rows, key)
+
+
+def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+  """`{path: tip}` of nested dicts; a bare tip has the path `prefix`."""
+  if not isinstance(tree, Mapping):
+    return {prefix: tree}
+  flat = {}
+  for name in sorted(tree):
+    flat.update(flatten(tree[name], f'{prefix}/{name}' if prefix else name))
+  return flat
+
+
+def unflatten(like: Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
+  """The inverse of `flatten`, in the structure of `like` (so that empty nodes survive)."""
+  if not isinstance(like, Mapping):
+    return flat[prefix]
+  return {
+    name: unflatten(child, flat, f'{prefix}/{name}' if prefix else name)
+    for name, child in like.items()
+  }
+
+
+def path_key(key: jax.Array, path: str) -> jax.Array:
+  """A key of its own for every path, whatever other paths there are."""
+  return jax.random.fold_in(key, zlib.crc32(path.encode()))
+
+
+def init(plan: Any, key: jax.Array) -> Any:
+  """The arrays that training starts from. A table's draw depends on its path alone."""
+  flat = {p: x.init(path_key(key, p), x.shape, x.dtype) for p, x in flatten(plan).items()}
+  return unflatten(plan, flat)
+
+
+def nbytes(plan: Any) -> int:
+  """Exact bytes of the arrays that `plan` describes."""
+  return sum(leaf.nbytes for leaf in flatten(plan).values())

@@ -1,0 +1,71 @@
+"""What a run says while it goes: a progress bar, metrics.jsonl and TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tqdm
+
+
+class Journal:
+  """Appends each epoch's metrics to `metrics.jsonl` and to TensorBoard events in one folder."""
+
+  def __init__(self, folder: pathlib.Path):
+    import tensorboardX  # Here, because it is slow to import and a run may never need it.
+
+    folder.mkdir(parents=True, exist_ok=True)
+    self._path = folder / 'metrics.jsonl'
+    self._events = tensorboardX.SummaryWriter(str(folder / 'events'))
+
+  def write(self, entry: dict[str, Any]) -> None:
+    """`entry` has a 'step'; an entry of a step that is already there is not written twice."""
+    if self._path.exists():
+      steps = [json.loads(line)['step'] for line in self._path.read_text().splitlines()]
+      if entry['step'] in steps:
+        return
+    with self._path.open('a') as file:
+      file.write(json.dumps(entry) + '\n')
+    for name, value in entry.items():
+      if name != 'step':
+        self._events.add_scalar(name, value, entry['step'])
+
+  def close(self) -> None:
+    self._events.close()
+
+
+class _Bar:
+  """A bar on a terminal; on anything else a line every ten seconds."""
+
+  def __init__(self, title: str, total: int, initial: int):
+    self._title, self._total, self._done = title, total, initial
+    self._terminal = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(
+      total=total, initial=initial, desc=title, unit='step', disable=not self._terminal, leave=False
+    )
+    self._said = time.monotonic()
+
+  def update(self, loss: float) -> None:
+    self._done += 1
+    self._bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
+    self._bar.update()
+    if not self._terminal and time.monotonic() - self._said > 10:
+      self._said = time.monotonic()
+      print(f'{self._title}: step {self._done}/{self._total}, loss {loss:.4f}', file=sys.stderr)
+
+  def close(self) -> None:
+    self._bar.close()
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, initial: int = 0):
+  """A bar with `update(loss)`, closed at the end."""
+  bar = _Bar(title, total, initial)
+  try:
+    yield bar
+  finally:
+    bar.close()

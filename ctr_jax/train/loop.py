@@ -1,0 +1,265 @@
+"""The training loop: epochs, validation, plateau and early stop, checkpoints, and leaving in order.
+
+Everything random is a function of (seed, epoch, step), and the position is saved with the state, so
+a run that is killed at any moment and started again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from ctr_jax import predict
+from ctr_jax.data import batches, columns
+from ctr_jax.train import checkpoint, journal
+from ctr_jax.train import state as state_lib
+from ctr_jax.train import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """How long a run goes on.
+
+  Attributes:
+    epochs: at most.
+    batch_size: samples per step.
+    patience: epochs without a better validation metric, in all, after which the run stops.
+    decay: the learning rates' factor after each epoch without improvement.
+    floor: the smallest factor.
+    min_delta: what counts as better.
+    monitor: 'auc', 'gauc' or 'log_loss', on the validation split.
+    checkpoint_steps: a checkpoint every so many steps, beside the one after each epoch; 0 for none.
+  """
+
+  epochs: int = 100
+  batch_size: int = 4096
+  patience: int = 2
+  decay: float = 0.1
+  floor: float = 1e-3
+  min_delta: float = 1e-6
+  monitor: str = 'auc'
+  checkpoint_steps: int = 0
+
+
+class Diverged(RuntimeError):
+  """The loss is NaN or infinite."""
+
+
+class Interrupted(RuntimeError):
+  """SIGTERM arrived; a checkpoint was saved."""
+
+
+@dataclasses.dataclass
+class Position:
+  """Where a run is: saved as JSON beside every checkpoint."""
+
+  epoch: int = 0
+  step: int = 0  # Within the epoch.
+  best: float | None = None
+  best_epoch: int = -1
+  misses: int = 0
+  done: bool = False
+  loss: float = 0.0  # Sum over the epoch's steps, for the log.
+  seconds: float = 0.0  # Spent in training steps.
+  samples: int = 0
+  history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class Trained(NamedTuple):
+  """What `fit` returns.
+
+  Attributes:
+    state: after the best epoch.
+    last: after the last epoch.
+    position: how the run went.
+  """
+
+  state: state_lib.State
+  last: state_lib.State
+  position: Position
+
+
+class Run:
+  """One training run in one folder.
+
+  `description` says in plain JSON what a checkpoint has to agree with; `validate` measures a state
+  on held-out data and has at least the schedule's `monitor`.
+  """
+
+  def __init__(
+    self,
+    model: predict.Model,
+    recipe: state_lib.Recipe,
+    schedule: Schedule,
+    source: columns.Source,
+    folder: pathlib.Path,
+    description: dict[str, Any],
+    seed: int,
+    validate: Callable[[state_lib.State], dict[str, float]],
+    name: str = 'train',
+  ):
+    self._model, self._recipe, self._schedule = model, recipe, schedule
+    self._folder, self._seed, self._name = folder, seed, name
+    self._batches = batches.Batches(
+      source, 'train', (*model.columns, 'label'), schedule.batch_size, seed=seed
+    )
+    self._checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', model, description)
+    self._journal = journal.Journal(folder)
+    self._step = step_lib.compiled(model, recipe)
+    self._validation = validate
+    self._terminated = threading.Event()
+    self._warm = False
+
+  def fit(self) -> Trained:
+    """Trains until the schedule ends, from the last checkpoint if there is one."""
+    like = jax.eval_shape(lambda: state_lib.init(self._model, self._recipe, self._seed))
+    restored = self._checkpoints.restore('last', like)
+    if restored is None:
+      state, position = state_lib.create(self._model, self._recipe, self._seed), Position()
+    else:
+      state, position = restored[0], Position(**restored[1])
+      if not position.done:
+        logging.info('%s resumes at epoch %d, step %d', self._name, position.epoch, position.step)
+    with self._listening():
+      while not position.done:
+        state = self._epoch(state, position)
+        state = self._validate(state, position)
+    self._checkpoints.wait()
+    best, _ = self._checkpoints.restore('best', like)
+    self._checkpoints.close()
+    self._journal.close()
+    return Trained(best, state, position)
+
+  def _epoch(self, state, position):
+    def prepare(batch):
+      return step_lib.batch(self._model, self._recipe, batch)
+
+    total = self._batches.steps_per_epoch
+    stream = batches.prefetch(self._batches.epoch(position.epoch, position.step), prepare)
+    title = f'{self._name} epoch {position.epoch + 1}'
+    started, pending = time.perf_counter(), None
+    with journal.progress(title, total, position.step) as bar:
+      for inputs in stream:
+        state, metrics = self._step(state, inputs)
+        if not self._warm:  # The first call compiles: it is outside of the clock.
+          jax.block_until_ready(metrics)
+          self._warm, started = True, time.perf_counter()
+          position.samples -= self._schedule.batch_size
+        # The loss of the step before is fetched after this one is dispatched.
+        if pending is not None:
+          self._note(pending, position, bar)
+        pending = (metrics, inputs)
+        position.step += 1
+        position.samples += self._schedule.batch_size
+        leave = self._terminated.is_set()
+        every = self._schedule.checkpoint_steps
+        if leave or (every and position.step % every == 0 and position.step < total):
+          self._note(pending, position, bar)
+          pending = None
+          position.seconds += time.perf_counter() - started
+          self._checkpoints.save('last', state, dataclasses.asdict(position))
+          started = time.perf_counter()
+        if leave:
+          self._leave(position)
+      if pending is not None:
+        self._note(pending, position, bar)
+    position.seconds += time.perf_counter() - started
+    return state
+
+  def _note(self, pending, position, bar):
+    metrics, inputs = pending
+    value = float(metrics['loss'])
+    if not np.isfinite(value):
+      raise Diverged(self._diagnosis(value, inputs, position))
+    position.loss += value
+    bar.update(value)
+
+  def _validate(self, state, position):
+    schedule = self._schedule
+    measured = self._validation(state)
+    sign = -1 if schedule.monitor == 'log_loss' else 1
+    value = sign * measured[schedule.monitor]
+    entry = {
+      'epoch': position.epoch + 1,
+      'step': int(state.step),
+      'train_loss': position.loss / max(position.step, 1),
+      'scale': float(state.scale),
+      **{f'valid_{k}': float(v) for k, v in measured.items()},
+    }
+    better = position.best is None or value >= position.best + schedule.min_delta
+    position.history.append(entry)
+    position.epoch, position.step, position.loss = position.epoch + 1, 0, 0.0
+    if better:
+      position.best, position.best_epoch = value, position.epoch
+      self._checkpoints.save('best', state, dataclasses.asdict(position))
+    else:
+      position.misses += 1
+      scale = max(float(state.scale) * schedule.decay, schedule.floor)
+      state = state._replace(scale=jax.numpy.float32(scale))
+    position.done = position.misses >= schedule.patience or position.epoch >= schedule.epochs
+    self._checkpoints.save('last', state, dataclasses.asdict(position))
+    self._journal.write(entry)
+    if self._terminated.is_set() and not position.done:
+      self._leave(position)
+    return state
+
+  def _leave(self, position):
+    self._checkpoints.wait()
+    raise Interrupted(
+      f'SIGTERM: saved epoch {position.epoch + 1}, step {position.step} in {self._folder}; '
+      'the same command goes on from there.'
+    )
+
+  def _listening(self):
+    return _Listening(self._terminated)
+
+  def _diagnosis(self, value, inputs, position):
+    """A sentence for a diverged run: which step, what was in the batch, where to go on from."""
+    self._checkpoints.wait()
+    lines = [
+      f'The loss is {value} at epoch {position.epoch + 1}, step {position.step}. '
+      f'Labels: mean {float(np.mean(inputs.label)):.4f}. Values of the batch:'
+    ]
+    for name, x in inputs.values.items():
+      bad = int(np.sum(~np.isfinite(x)))
+      lines.append(f'  {name}: min {np.min(x):.4g}, max {np.max(x):.4g}, not finite {bad}')
+    for name, x in inputs.index.items():
+      lines.append(f'  {name}: rows {np.min(x)}..{np.max(x)}')
+    lines.append(
+      f'The last good checkpoint is in {self._folder / "checkpoints"}. '
+      'Lower the learning rate, clip gradients, or look at the numeric features above.'
+    )
+    return '\n'.join(lines)
+
+
+class _Listening:
+  """While inside, SIGTERM sets an event in place of killing the process."""
+
+  def __init__(self, event: threading.Event):
+    self._event = event
+
+  def __enter__(self):
+    self._before = None
+    if threading.current_thread() is threading.main_thread():
+      self._before = signal.signal(signal.SIGTERM, lambda *_: self._event.set())
+
+  def __exit__(self, *exc):
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes atomically: whoever reads finds the old file or the new one."""
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
+  temporary.replace(path)

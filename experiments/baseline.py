@@ -1,0 +1,54 @@
+r"""Any net on any data, full tables: the number to hold everything else against.
+
+  python -m experiments.baseline --data=frappe_x1 --net=deepfm --mode=dense --seeds=5
+"""
+
+import dataclasses
+
+from absl import flags
+
+from ctr_jax import models
+from ctr_jax.data import synthetic
+from experiments import common, report, settings, trials
+
+_NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
+_MODE = flags.DEFINE_enum(
+  'mode', None, ['rows', 'dense'], 'rows: touched rows move; dense: Adam over whole tables.'
+)
+_DIM = flags.DEFINE_integer('dim', None, 'Embedding dimension. Default: by data set.')
+_L2 = flags.DEFINE_float('l2', None, 'L2 on tables. Default: by data set and mode.')
+_STACKED = flags.DEFINE_bool('stacked', False, 'Store tables of equal width as one array.')
+
+
+def trial() -> trials.Trial:
+  chosen = settings.of(common.data_name())
+  optimizer = chosen.optimizer
+  if _MODE.value is not None:
+    optimizer = dataclasses.replace(optimizer, mode=_MODE.value)
+  if _L2.value is not None:
+    optimizer = dataclasses.replace(optimizer, l2=_L2.value)
+  return trials.Trial(
+    f'{_NET.value}',
+    net=_NET.value,
+    net_options=chosen.net_options(_NET.value),
+    dim=_DIM.value or chosen.dim,
+    optimizer=optimizer,
+    schedule=common.schedule(chosen.epochs),
+    stacked=_STACKED.value,
+  )
+
+
+def main() -> None:
+  source = common.source()
+  with common.workdir('baseline') as folder:
+    rows = trials.run(trial(), source, folder, common.seeds())
+    best = {}
+    if isinstance(source, synthetic.Synthetic):
+      best = {'best': synthetic.best(source, 'test')}
+    found = common.result('baseline', source, rows, **best)
+    common.save(folder, found, f'baseline_{common.data_name()}_{_NET.value}')
+    print(f'\n{report.ladder(found)}\n\n{report.caption(found)}')
+
+
+if __name__ == '__main__':
+  common.run(main)

@@ -1,0 +1,180 @@
+"""What every experiment shares: flags, data by name, a locked working folder, result files."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from ctr_jax.data import columns, synthetic
+from ctr_jax.train import loop
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = PROJECT / 'experiments' / 'results'
+
+DATA = flags.DEFINE_string(
+  'data',
+  'synthetic',
+  'synthetic (needs nothing), a known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), '
+  'or the path of a schema .toml for logs of your own.',
+)
+DATA_DIR = flags.DEFINE_string(
+  'data_dir',
+  None,
+  'Folder that holds the raw files of known sets, each in a folder of its name. Default: the '
+  'environment variable CTR_JAX_DATA, then ../shared/data if it is there.',
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Folder for checkpoints, metrics and results; a run that was interrupted goes on from it. '
+  'Default: workdir/EXPERIMENT-DATA-FLAGS.',
+)
+SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to train; means and spreads are over them.')
+FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
+EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
+BATCH_SIZE = flags.DEFINE_integer('batch_size', 4096, 'Samples per training step.')
+SAVE = flags.DEFINE_bool(
+  'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
+)
+DEBUG = flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
+
+_NOT_PART_OF_A_RUN = {'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed'}
+
+
+def seeds() -> range:
+  """The seeds that the flags ask for."""
+  if SEEDS.value < 1:
+    raise ValueError(f'--seeds={SEEDS.value}: at least one seed is needed.')
+  return range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
+
+
+def schedule(epochs: int) -> loop.Schedule:
+  """The schedule that the flags ask for, with `epochs` where they do not say."""
+  epochs = epochs if EPOCHS.value is None else EPOCHS.value
+  return loop.Schedule(epochs=epochs, batch_size=BATCH_SIZE.value)
+
+
+def source() -> columns.Source:
+  """The data that `--data` names; known sets and logs of one's own are encoded on first use."""
+  if DATA.value == 'synthetic':
+    return synthetic.Synthetic()
+  from ctr_jax.data import datasets  # The ETL engine is loaded only when there is something to read.
+
+  return datasets.open_or_encode(DATA.value, DATA_DIR.value, PROJECT / 'workdir' / 'encoded')
+
+
+def data_name() -> str:
+  """`--data` as a word for file names."""
+  return pathlib.Path(DATA.value).stem
+
+
+def _default_workdir(experiment: str) -> pathlib.Path:
+  own = {}
+  for module in (f'experiments.{experiment}', 'experiments.common', '__main__'):
+    found = flags.FLAGS.flags_by_module_dict().get(module, [])
+    own |= {f.name: f.value for f in found if f.name not in _NOT_PART_OF_A_RUN}
+  digest = hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:8]
+  return PROJECT / 'workdir' / f'{experiment}-{data_name()}-{digest}'
+
+
+@contextlib.contextmanager
+def workdir(experiment: str):
+  """The working folder, locked: two runs never write into one."""
+  folder = pathlib.Path(WORKDIR.value) if WORKDIR.value else _default_workdir(experiment)
+  with locked(folder):
+    yield folder
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path):
+  """Holds `folder` for this process; the lock goes with the process, however it ends."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / '.lock').open('a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read().strip() or 'unknown'
+      raise ValueError(
+        f'{folder} is in use by another run (process {holder}). Wait for it, or use another --workdir.'
+      ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    yield folder
+
+
+def environment() -> dict[str, Any]:
+  """Where and with what a result was measured."""
+  packages = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+  return {
+    'date': datetime.date.today().isoformat(),
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'cpu_cores': len(os.sched_getaffinity(0)),
+    'machine': platform.machine(),
+    'python': platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+  }
+
+
+def command(experiment: str) -> str:
+  """The command that made a result, without folders of one machine."""
+  hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'debug'))
+  arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
+  return ' '.join(['python -m', f'experiments.{experiment}', *arguments])
+
+
+def result(experiment: str, data: columns.Source, rows: list[dict], **more: Any) -> dict[str, Any]:
+  """A result file's content."""
+  return {
+    'experiment': experiment,
+    'command': command(experiment),
+    'data': data_name(),
+    'data_checksum': data.checksum,
+    'samples': {s: data.num_samples(s) for s in ('train', 'valid', 'test')},
+    'environment': environment(),
+    'rows': rows,
+    **more,
+  }
+
+
+def save(folder: pathlib.Path, found: dict[str, Any], name: str) -> None:
+  """Writes result.json into `folder` and, with --save_result, experiments/results/NAME.json."""
+  loop.write_json(folder / 'result.json', found)
+  if SAVE.value:
+    loop.write_json(RESULTS / f'{name}.json', found)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs an experiment; an error that a user can act on is one sentence, not a traceback."""
+
+  def guarded(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f'Unknown arguments: {" ".join(argv[1:])}. Flags begin with --.')
+    logging.set_verbosity(logging.WARNING)
+    try:
+      main()
+    except loop.Interrupted as stop:
+      print(stop, file=sys.stderr)
+      sys.exit(143)
+    except (ValueError, OSError, loop.Diverged) as error:
+      if DEBUG.value:
+        raise
+      print(f'error: {error}', file=sys.stderr)
+      sys.exit(1)
+
+  app.run(guarded)

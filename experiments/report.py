@@ -1,0 +1,107 @@
+"""Results as people read them: Markdown tables, and a picture of AUC against bytes."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+
+def spread(values: Sequence[float], digits: int = 5) -> str:
+  """mean ± sample standard deviation; one value alone has no spread."""
+  mean = statistics.fmean(values)
+  if len(values) < 2:
+    return f'{mean:.{digits}f}'
+  return f'{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}'
+
+
+def size(nbytes: float) -> str:
+  """Bytes with a decimal unit: 215600 → 215.6 kB."""
+  for unit in ('B', 'kB', 'MB', 'GB'):
+    if nbytes < 1000:
+      return f'{nbytes:.4g} {unit}'
+    nbytes /= 1000
+  return f'{nbytes:.4g} TB'
+
+
+def rate(values: Sequence[float] | None) -> str:
+  """Samples per second, the median over seeds, in thousands."""
+  return f'{statistics.median(values) / 1000:.1f}k' if values else '–'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table, columns padded so that it reads well as text too."""
+  cells = [list(map(str, header)), *[list(map(str, row)) for row in rows]]
+  widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+  lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in cells]
+  lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
+  return '\n'.join(lines)
+
+
+def ladder(found: dict[str, Any]) -> str:
+  """The rungs of a result: one line each, the first one is what ratios refer to."""
+  rows, first = [], found['rows'][0]
+  for row in found['rows']:
+    rows.append(
+      (
+        row['name'],
+        spread(row['test']['auc']),
+        spread(row['test']['log_loss']),
+        size(row['bytes']),
+        f'{first["bytes"] / row["bytes"]:.1f}×',
+        rate(row.get('train_samples_per_second')),
+        rate(row['score_samples_per_second']),
+      )
+    )
+  best = found.get('best')
+  if best:
+    rows.append(
+      ('best possible (planted truth)', f'{best["auc"]:.5f}', f'{best["log_loss"]:.5f}', *['–'] * 4)
+    )
+  header = ('model', 'test AUC', 'log loss', 'tables', 'ratio', 'training/s', 'scoring/s')
+  return table(header, rows)
+
+
+def caption(found: dict[str, Any]) -> str:
+  """How a table was measured, in a sentence."""
+  where, samples = found['environment'], found['samples']
+  count = len(found['rows'][0]['seeds'])
+  return (
+    f'{found.get("title", found["data"])}: {samples["train"]:,} / {samples["valid"]:,} / '
+    f'{samples["test"]:,} samples; {count} seed{"s" * (count > 1)}'
+    f'{" (mean ± standard deviation)" * (count > 1)}; {where["device"]}, '
+    f'{where["cpu_cores"]} cores, jax {where["jax"]}, {where["date"]}. `{found["command"]}`'
+  )
+
+
+def figure(found: dict[str, Any], path: pathlib.Path) -> None:
+  """AUC against table bytes (log scale), a point per rung with its spread."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  fig, axes = pyplot.subplots(figsize=(7, 4.2), layout='constrained')
+  rows = found['rows']
+  nbytes = [row['bytes'] for row in rows]
+  means = [statistics.fmean(row['test']['auc']) for row in rows]
+  errors = [
+    statistics.stdev(row['test']['auc']) if len(row['test']['auc']) > 1 else 0 for row in rows
+  ]
+  axes.errorbar(nbytes, means, yerr=errors, fmt='o-', capsize=3, color='#1f5fa8')
+  for row, x, y in zip(rows, nbytes, means, strict=True):
+    label = f'{row["name"]}\n{size(x)}'
+    axes.annotate(label, (x, y), xytext=(0, 9), textcoords='offset points', ha='center', fontsize=9)
+  if found.get('best'):
+    axes.axhline(found['best']['auc'], color='#888888', linestyle=':', label='best possible')
+    axes.legend(loc='lower right')
+  axes.set_xscale('log')
+  axes.invert_xaxis()
+  axes.margins(x=0.18, y=0.3)
+  axes.set_xlabel('bytes of the embedding tables')
+  axes.set_ylabel('test AUC')
+  axes.set_title(f'{found["experiment"]} on {found.get("title", found["data"])}')
+  axes.grid(alpha=0.3)
+  fig.savefig(path, dpi=120)
+  pyplot.close(fig)

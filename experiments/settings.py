@@ -1,0 +1,43 @@
+"""What suits each data set: embedding width, schedule and optimizer, chosen on validation data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from experiments import trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Defaults of a data set.
+
+  Attributes:
+    dim: embedding dimension.
+    epochs: at most.
+    optimizer: of tables and net.
+    dropout: of the nets' deep part.
+    core: pattern of the tables that hold core ids: the ones worth hashing.
+  """
+
+  dim: int = 16
+  epochs: int = 10
+  optimizer: trials.Optimizer = dataclasses.field(default_factory=trials.Optimizer)
+  dropout: float = 0.2
+  core: str = ''
+
+  def net_options(self, net: str) -> dict[str, Any]:
+    return {} if net in ('lr', 'fm') else {'dropout': self.dropout}
+
+
+_BY_NAME = {
+  'synthetic': Settings(dim=8, epochs=3),
+  'frappe_x1': Settings(dim=10, epochs=30),
+  'ml1m_partial': Settings(dim=10, epochs=10),
+  'yelp_implicit': Settings(dim=16, epochs=8),
+}
+
+
+def of(data: str) -> Settings:
+  """The settings of a data set; a general choice for one that is not known."""
+  return _BY_NAME.get(data, Settings())

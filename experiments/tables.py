@@ -1,0 +1,92 @@
+r"""Committed results → the tables of README.md and experiments/RESULTS.md.
+
+  python -m experiments.tables           # rewrites the tables between their markers
+  python -m experiments.tables --check   # fails if a table is not what the results say
+
+A document holds `<!-- table: NAME -->` ... `<!-- end -->`; NAME is a result file in
+experiments/results, or `bars_frappe` for all of its nets in one table.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+
+from absl import app, flags
+
+from experiments import common, report
+
+_CHECK = flags.DEFINE_bool('check', False, 'Change nothing; fail if a table is out of date.')
+_DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
+_BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def load(name: str) -> dict:
+  """A committed result."""
+  return json.loads((common.RESULTS / f'{name}.json').read_text())
+
+
+def bars() -> str:
+  """Every net that was run with BARS' recipes, beside the published number."""
+  rows = []
+  for path in sorted(common.RESULTS.glob('bars_frappe_*.json')):
+    found = json.loads(path.read_text())
+    row = found['rows'][0]
+    rows.append(
+      (
+        row['name'].replace('_', ', '),
+        report.spread(row['test']['auc']),
+        report.spread(row['test']['log_loss'], 4),
+        found['published_auc'],
+        len(row['seeds']),
+        report.rate(row['train_samples_per_second']),
+        f'{statistics.fmean(row["epochs"]):.0f}',
+        f'`{found["command"]}`',
+      )
+    )
+  rows.sort(key=lambda row: row[1], reverse=True)
+  header = ('net, mode', 'test AUC', 'log loss', 'published AUC', 'seeds', 'training/s', 'epochs', 'command')
+  return report.table(header, rows)
+
+
+def ladder(name: str) -> str:
+  found = load(name)
+  return f'{report.ladder(found)}\n\n{report.caption(found)}'
+
+
+def bench(name: str) -> str:
+  """A benchmark's own table, as its run printed it."""
+  found = load(name)
+  return f'{found["table"]}\n\n{found["caption"]}'
+
+
+def render(name: str) -> str:
+  """The text that stands between the markers of table NAME."""
+  if name == 'bars_frappe':
+    return bars()
+  return bench(name) if name.startswith('bench_') else ladder(name)
+
+
+def fill(text: str) -> str:
+  """A document with each of its tables made anew."""
+  return _BLOCK.sub(lambda m: f'{m[1]}{render(m[2])}\n{m[3]}', text)
+
+
+def main(argv) -> None:
+  del argv
+  stale = []
+  for name in _DOCUMENTS:
+    path: pathlib.Path = common.PROJECT / name
+    text = path.read_text()
+    made = fill(text)
+    if made != text:
+      stale.append(name)
+      if not _CHECK.value:
+        path.write_text(made)
+  if stale and _CHECK.value:
+    raise SystemExit(f'{", ".join(stale)}: run `python -m experiments.tables`.')
+  print('rewritten: ' + ', '.join(stale) if stale else 'every table is up to date')
+
+
+if __name__ == '__main__':
+  app.run(main)
