@@ -46,7 +46,7 @@ def trial() -> trials.Trial:
     net_options=options,
     dim=10,
     optimizer=optimizer,
-    schedule=common.schedule(100),
+    schedule=common.schedule(epochs=100, batch_size=4096),
   )
 
 

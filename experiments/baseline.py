@@ -33,7 +33,7 @@ def trial() -> trials.Trial:
     net_options=chosen.net_options(_NET.value),
     dim=_DIM.value or chosen.dim,
     optimizer=optimizer,
-    schedule=common.schedule(chosen.epochs),
+    schedule=common.schedule(chosen.epochs, chosen.batch_size),
     stacked=_STACKED.value,
   )
 

@@ -45,7 +45,7 @@ WORKDIR = flags.DEFINE_string(
 SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to train; means and spreads are over them.')
 FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
 EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
-BATCH_SIZE = flags.DEFINE_integer('batch_size', 4096, 'Samples per training step.')
+BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default: by data set.')
 SAVE = flags.DEFINE_bool(
   'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
 )
@@ -61,10 +61,12 @@ def seeds() -> range:
   return range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
 
 
-def schedule(epochs: int) -> loop.Schedule:
-  """The schedule that the flags ask for, with `epochs` where they do not say."""
-  epochs = epochs if EPOCHS.value is None else EPOCHS.value
-  return loop.Schedule(epochs=epochs, batch_size=BATCH_SIZE.value)
+def schedule(epochs: int, batch_size: int) -> loop.Schedule:
+  """The schedule that the flags ask for, with these defaults where they do not say."""
+  return loop.Schedule(
+    epochs=epochs if EPOCHS.value is None else EPOCHS.value,
+    batch_size=batch_size if BATCH_SIZE.value is None else BATCH_SIZE.value,
+  )
 
 
 def source() -> columns.Source:

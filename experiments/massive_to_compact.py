@@ -47,7 +47,7 @@ def ladder(source: columns.Source) -> list[tuple[trials.Trial, list]]:
     'net_options': chosen.net_options(_NET.value),
     'dim': chosen.dim,
     'optimizer': chosen.optimizer,
-    'schedule': common.schedule(chosen.epochs),
+    'schedule': common.schedule(chosen.epochs, chosen.batch_size),
   }
   quantized = (f'multi-hash + int{_BITS.value}', compress.int_quantize(_BITS.value))
   return [

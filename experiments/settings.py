@@ -15,23 +15,23 @@ class Settings:
   Attributes:
     dim: embedding dimension.
     epochs: at most.
+    batch_size: samples per training step.
     optimizer: of tables and net.
     dropout: of the nets' deep part.
-    core: pattern of the tables that hold core ids: the ones worth hashing.
   """
 
   dim: int = 16
   epochs: int = 10
+  batch_size: int = 4096
   optimizer: trials.Optimizer = dataclasses.field(default_factory=trials.Optimizer)
   dropout: float = 0.2
-  core: str = ''
 
   def net_options(self, net: str) -> dict[str, Any]:
     return {} if net in ('lr', 'fm') else {'dropout': self.dropout}
 
 
 _BY_NAME = {
-  'synthetic': Settings(dim=8, epochs=3),
+  'synthetic': Settings(dim=8, epochs=5, batch_size=1024),
   'frappe_x1': Settings(dim=10, epochs=30),
   'ml1m_partial': Settings(dim=10, epochs=10),
   'yelp_implicit': Settings(dim=16, epochs=8),

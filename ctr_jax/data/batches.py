@@ -83,11 +83,8 @@ class Batches:
       )
     self._source, self._split, self._names = source, split, tuple(dict.fromkeys(names))
     self._seed, self._shuffle, self._host = seed, shuffle, host
-    self._size, self._window, self._block = (
-      batch_size // hosts,
-      window,
-      min(block, max(1, window // 2)),
-    )
+    self._size = batch_size // hosts
+    self._window, self._block = window, min(block, max(1, window // 2))
     self._start, self._stop = host * samples // hosts, (host + 1) * samples // hosts
     self._kept = None
     if shuffle:

@@ -1,11 +1,28 @@
-"""An encoded data set on disk (being written): the Source protocol."""
+r"""An encoded data set on disk, and the protocol by which everything downstream reads samples.
 
+  <path>/manifest.json             schema, rows, samples, checksums of every file; written last
+  <path>/<split>/<column>/         one zarr3 array: zarr.json, c/0, c/1, ...
+  <path>/vocabulary/<table>.parquet   value, count; the value of line i has row number i + 1
+
+Check one:  python -m ctr_jax.data.columns PATH
+"""
+
+import collections
+import hashlib
+import json
+import pathlib
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from ctr_jax.data import schema as schema_lib
+from ctr_jax.data import storage
+
+MANIFEST = 'manifest.json'
+FORMAT = 1
 
 
 class Source(Protocol):
@@ -32,3 +49,188 @@ class Source(Protocol):
     id, bucket and hash: int32 [n]; ids: int32 [n, width], padded with -1; numeric: float32 [n],
     NaN = missing; 'label': float32 [n] of 0 and 1; extras as the source says.
     """
+
+
+class Columns:
+  """An encoded data set; a Source. Made by `open_columns`.
+
+  The last chunk read of each column is kept, so that reading in small steps decompresses a chunk
+  once; nothing else is.
+
+  Attributes (beyond a Source's):
+    path: where it is.
+    manifest: everything that was recorded while encoding.
+    title: how to name it beside a result.
+    bytes_read: column -> bytes of chunk files read so far.
+  """
+
+  extras = ()
+
+  def __init__(self, path, manifest):
+    self.path = path
+    self.manifest = manifest
+    self.schema = schema_lib.Schema.from_json(json.dumps(manifest['schema']))
+    self.rows = {table: entry['rows'] for table, entry in manifest['tables'].items()}
+    self.checksum = manifest['checksum']
+    self.title = manifest['title']
+    self.bytes_read = collections.Counter()
+    self._readers, self._kept = {}, {}
+    self._lock = threading.Lock()
+
+  def num_samples(self, split: str) -> int:
+    """Samples of 'train', 'valid' or 'test'."""
+    if split not in schema_lib.SPLITS:
+      raise ValueError(f'There is no split {split!r}; there are {", ".join(schema_lib.SPLITS)}.')
+    return self.manifest['samples'][split]
+
+  def width(self, name: str) -> int:
+    """Elements of an `ids` feature's samples."""
+    return self.manifest['arrays'][f'train/{name}']['shape'][1]
+
+  def vocabulary(self, table: str) -> tuple[list[str], np.ndarray]:
+    """(values, their counts in train) of rows 1, 2, ... of a table of id, ids or bucket."""
+    # Only this needs Arrow, which training and evaluation can do without.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = f'vocabulary/{table}.parquet'
+    if name not in self.manifest['files']:
+      raise KeyError(f'Table {table!r} of {self.path} has no vocabulary: it is hashed or numeric.')
+    data = storage.read_bytes(self.path, name)
+    if hashlib.sha256(data).hexdigest() != self.manifest['files'][name][1]:
+      raise ValueError(f'{self.path}/{name} is damaged. Remove {self.path} and encode again.')
+    read = pq.read_table(pa.BufferReader(data))
+    return read['value'].to_pylist(), read['count'].to_numpy()
+
+  def read(self, split: str, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+    """Samples start..stop of a split; see `Source.read`."""
+    if not 0 <= start <= stop <= self.num_samples(split):
+      raise ValueError(
+        f'Samples {start}..{stop} of {split} were asked for; it has {self.num_samples(split)}.'
+      )
+    chunk = self.manifest['chunk']
+    indices = range(start // chunk, -(-stop // chunk) if stop > start else start // chunk)
+    # All reads are under way before the first is waited for.
+    begun = {name: [self._begin(split, name, i) for i in indices] for name in names}
+    return {
+      name: self._join(split, name, begun[name], indices, start, stop)
+      for name in dict.fromkeys(names)
+    }
+
+  def _join(self, split, name, begun, indices, start, stop):
+    chunk = self.manifest['chunk']
+    parts = []
+    for index, future in zip(indices, begun, strict=True):
+      values = self._end(split, name, index, future)
+      offset = index * chunk
+      parts.append(values[max(start - offset, 0) : stop - offset])
+    if parts:
+      return np.concatenate(parts)
+    entry = self.manifest['arrays'][f'{split}/{name}']
+    return np.empty((0, *entry['shape'][1:]), entry['dtype'])
+
+  def _reader(self, split, name):
+    key = f'{split}/{name}'
+    with self._lock:
+      if key not in self._readers:
+        entry = self.manifest['arrays'].get(key)
+        if entry is None:
+          known = ', '.join((*self.schema.names, 'label'))
+          raise KeyError(f'{self.path} has no column {name!r}; it has {known}.')
+        self._readers[key] = storage.Reader(self.path, key, entry, self.manifest['chunk'])
+      return self._readers[key]
+
+  def _begin(self, split, name, index):
+    """A future of the chunk, or None where it is the one that is kept."""
+    reader = self._reader(split, name)
+    with self._lock:
+      kept = self._kept.get((split, name), (None, None))
+      if kept[0] == index:
+        return kept[1]
+      self.bytes_read[name] += reader.size(index)
+    return reader.start(index)
+
+  def _end(self, split, name, index, begun):
+    if isinstance(begun, np.ndarray):
+      return begun
+    values = self._reader(split, name).finish(index, begun)
+    with self._lock:
+      self._kept[split, name] = (index, values)
+    return values
+
+  def verify(self):
+    """Reads every file and compares its SHA-256; the error names the first that differs."""
+    for name, (size, sha256) in _files(self.manifest).items():
+      if storage.digest(self.path, name) != [size, sha256]:
+        raise ValueError(
+          f'{self.path}/{name} is damaged: its content is not what was encoded. Remove '
+          f'{self.path} and encode again.'
+        )
+
+
+def _files(manifest):
+  files = dict(manifest['files'])
+  for key, entry in manifest['arrays'].items():
+    files |= {f'{key}/{name}': value for name, value in entry['files'].items()}
+  return files
+
+
+def checksum(manifest) -> str:
+  """Of schema and content; the same on every machine that encodes the same files."""
+  arrays = {key: entry['sha256'] for key, entry in manifest['arrays'].items()}
+  tables = {table: entry['rows'] for table, entry in manifest['tables'].items()}
+  content = json.dumps([manifest['schema'], arrays, tables], sort_keys=True)
+  return hashlib.sha256(content.encode()).hexdigest()
+
+
+def open_columns(path, verify: str = 'sizes') -> Columns:
+  """Opens an encoded data set.
+
+  Args:
+    path: its folder (or, read-only and untried, a bucket's URL).
+    verify: 'sizes': every file of the manifest is there and has its size (and each chunk's crc32c
+      is checked whenever it is read); 'full': every file is read and its SHA-256 compared.
+  """
+  if verify not in ('sizes', 'full'):
+    raise ValueError(f"verify is 'sizes' or 'full', not {verify!r}.")
+  try:
+    manifest = json.loads(storage.read_bytes(path, MANIFEST))
+  except (FileNotFoundError, NotADirectoryError) as e:
+    raise FileNotFoundError(
+      f'{path} is not an encoded data set: it has no {MANIFEST}. Make one with '
+      '`python -m ctr_jax.data.encode`.'
+    ) from e
+  if manifest.get('format') != FORMAT:
+    raise ValueError(
+      f'{path} has format {manifest.get("format")}, and this version reads {FORMAT}; encode again.'
+    )
+  columns = Columns(path, manifest)
+  if verify == 'full':
+    columns.verify()
+  elif '://' not in str(path):
+    _check_sizes(pathlib.Path(path), manifest)
+  return columns
+
+
+def _check_sizes(path, manifest):
+  for name, (size, _) in _files(manifest).items():
+    try:
+      found = (path / name).stat().st_size
+    except FileNotFoundError:
+      raise FileNotFoundError(
+        f'{path / name} is missing. Remove {path} and encode again.'
+      ) from None
+    if found != size:
+      raise ValueError(
+        f'{path / name} has {found} bytes, and {size} were encoded. Remove {path} and encode again.'
+      )
+
+
+def _main(paths):
+  for path in paths:
+    found = open_columns(path, verify='full')
+    print(f'{path}: {found.title}, {found.manifest["samples"]}, all files as encoded')
+
+
+if __name__ == '__main__':
+  _main(sys.argv[1:])

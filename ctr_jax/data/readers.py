@@ -27,12 +27,14 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
 import ibis
+import numpy as np
 import pyarrow as pa
 
 from ctr_jax.data import schema as schema_lib
 
 _SUFFIXES = {'.tsv': 'tsv', '.parquet': 'parquet', '.libsvm': 'libsvm', '.svm': 'libsvm'}
 _SUFFIXES |= {'.libffm': 'libffm', '.ffm': 'libffm'}
+_PAIR = {'libsvm': 'index:value', 'libffm': 'field:feature:value'}
 _BATCH = 65_536
 
 
@@ -57,7 +59,9 @@ OnBad = Callable[[int, str, str], None]
 
 def connect(directory, memory: str) -> Any:
   """An embedded DuckDB that keeps to `memory` and spills into `directory`."""
-  return ibis.duckdb.connect(':memory:', memory_limit=memory, temp_directory=str(directory))
+  con = ibis.duckdb.connect(':memory:', memory_limit=memory, temp_directory=str(directory))
+  con.con.execute('SET enable_progress_bar = false')
+  return con
 
 
 @contextlib.contextmanager
@@ -76,6 +80,30 @@ def stream(con, expression) -> Iterator[pa.RecordBatch]:
   relation = con.con.sql(con.compile(expression))
   read = getattr(relation, 'to_arrow_reader', None) or relation.fetch_arrow_reader
   yield from read(_BATCH)
+
+
+def stream_in_order(con, table) -> Iterator[pa.RecordBatch]:
+  """As `stream`, of a table that is filtered but not joined, whose first column is `row`.
+
+  Without a join the engine keeps a table's order; that is checked here rather than paid for.
+  """
+  last = -1
+  for batch in stream(con, table):
+    rows = batch.column(0).to_numpy()
+    if len(rows) and (rows[0] <= last or (np.diff(rows) <= 0).any()):
+      raise RuntimeError('The engine lost the order of the rows.')
+    last = rows[-1] if len(rows) else last
+    yield batch
+
+
+def rows(con, expression) -> list[dict[str, Any]]:
+  """The few rows of a small result. (`to_pyarrow` would import pandas for them.)"""
+  return [row for batch in stream(con, expression) for row in batch.to_pylist()]
+
+
+def drop(con, table: str):
+  """Drops an engine table, in plain SQL: Ibis 12 forgets the name with recent sqlglot."""
+  con.con.execute(f'DROP TABLE "{table}"')
 
 
 def find_files(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
@@ -114,7 +142,7 @@ def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
   if kind == 'parquet':
     header, names = False, _parquet_names(path)
   elif kind in ('libsvm', 'libffm'):
-    header, names = False, tuple(dict.fromkeys((schema.label, *wanted(schema))))
+    header, names = False, tuple(dict.fromkeys((schema.label, *wanted(schema), *schema.ignore)))
   else:
     header, names = schema.header, _text_names(schema, path, delimiter, quote)
   _check_names(schema, path, names)
@@ -139,7 +167,7 @@ def _parquet_names(path):
 
 
 def _text_names(schema, path, delimiter, quote):
-  with open_stream(path) as file:
+  with whole(path), open_stream(path) as file:
     first = file.readline()
   if not first:
     raise ValueError(f'{path} is empty.')
@@ -293,10 +321,12 @@ def _sparse_records(of, file, on_bad):
     for token in tokens[1:]:
       name, colon, cell = token.partition(':')
       at = place.get(name)
-      if not at or not colon or (of.format == 'libffm' and ':' not in cell):
-        parts = 'field:feature:value' if of.format == 'libffm' else 'index:value'
-        what = f'{token!r} is not {parts}' if not colon else f'column {name!r} is not in the schema'
-        on_bad(number, 'malformed pair', what)
+      if not colon or (of.format == 'libffm' and ':' not in cell):
+        on_bad(number, 'malformed pair', f'{token!r} is not {_PAIR[of.format]}')
+        break
+      if not at:
+        what = f'{name!r} is no column of the schema and not in its `ignore`'
+        on_bad(number, 'unknown column', what)
         break
       fields[at] = f'{fields[at]}|{cell}' if fields[at] else cell
     else:

@@ -46,6 +46,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SPLITS = ('train', 'valid', 'test')
+# Elements kept of an `ids` cell where the schema gives no width.
+MAX_WIDTH = 64
 KINDS = ('id', 'ids', 'numeric', 'bucket', 'hash')
 TRANSFORMS = ('log2', 'boundaries', 'hour', 'weekday', 'weekend')
 # Names that a batch uses itself.
@@ -69,7 +71,8 @@ class Feature:
       together and must agree in how their values become rows.
     min_count: values seen in train fewer times than this have no row of their own.
     separator: between the elements of `ids`.
-    width: elements kept of `ids`; 0 = the longest in train, at most 64. Later elements are cut.
+    width: elements kept of `ids`; 0 = the longest in train, at most MAX_WIDTH. Later elements are
+      cut.
     transform: how a `bucket` turns its number x into an integer: 'log2': floor(ln(x)^2) for
       x > 2 and floor(x) - 3 otherwise, so that small numbers stay apart; 'boundaries': how many
       boundaries are <= x; 'hour', 'weekday' (0 = Monday), 'weekend' (0 or 1): of x = YYMMDDHH.
@@ -247,7 +250,11 @@ class Schema:
   def to_json(self) -> str:
     """Canonical JSON: sorted keys, and no fields left at their defaults, so that a field added
     later leaves the digests of older schemas alone."""
-    return json.dumps(_plain(self), sort_keys=True, separators=(',', ':'))
+    return json.dumps(self.to_dict(), sort_keys=True, separators=(',', ':'))
+
+  def to_dict(self) -> dict:
+    """As plain dicts and lists, without defaults; the inverse of `from_dict`."""
+    return _plain(self)
 
   @property
   def digest(self) -> str:

@@ -85,7 +85,9 @@ def step(model, recipe, state: state_lib.State, inputs: Batch):
     objective, argnums=(0, 1), has_aux=True
   )(params, rows)
 
-  updates, opt = recipe.tx.update(gradients, state.opt, params)
+  # optax raises floats to its int32 count of steps, which strict promotion refuses.
+  with jax.numpy_dtype_promotion('standard'):
+    updates, opt = recipe.tx.update(gradients, state.opt, params)
   params = optax.apply_updates(params, jax.tree.map(lambda u: u * state.scale, updates))
   tables, slots = state.tables | params['tables'], dict(state.slots)
   for i, name in enumerate(sparse):

@@ -1,0 +1,124 @@
+r"""How fast raw files are encoded, and in how much memory.
+
+  python -m experiments.bench.encode --rows=2000000 --rows=8000000
+
+Makes Criteo-shaped files (a label, 13 integers with gaps, 26 hexadecimal ids of power-law
+frequency; tab-separated), encodes each in a process of its own, and writes
+experiments/results/bench_encode.json.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+_ROWS = flags.DEFINE_multi_integer('rows', [2_000_000, 8_000_000], 'Rows of the files to encode.')
+_MEMORY = flags.DEFINE_string('memory', '1GB', 'Memory limit of the database.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the files; default: a temporary one.')
+_RESULT = flags.DEFINE_string('result', 'experiments/results/bench_encode.json', 'Where to write.')
+
+# Distinct values of Criteo's 26 id columns, the largest cut to what a day of it holds.
+_SIZES = (1460, 583, 5_000_000, 2_000_000, 305, 24, 12517, 633, 3, 93145, 5683, 4_000_000, 3194)
+_SIZES += (27, 14992, 3_000_000, 10, 5652, 2173, 4, 3_500_000, 18, 15, 286181, 105, 142572)
+_CHUNK = 100_000
+_CHILD = """
+import sys
+from ctr_jax.data import encode
+from ctr_jax.data.datasets import criteo
+encode.encode(criteo.schema(), sys.argv[1], sys.argv[2], memory=sys.argv[3])
+"""
+
+
+def make(path: pathlib.Path, rows: int, seed: int = 0):
+  """Writes a Criteo-shaped file."""
+  rng = np.random.default_rng(seed)
+  with path.open('wb') as file:
+    for start in range(0, rows, _CHUNK):
+      n = min(_CHUNK, rows - start)
+      integers = [_with_gaps(rng, _integers(rng, n)) for _ in range(13)]
+      ids = [_ids(rng, n, size, field) for field, size in enumerate(_SIZES)]
+      label = np.where(rng.random(n) < 0.25, '1', '0')
+      lines = zip(label, *integers, *ids, strict=True)
+      file.write(''.join(['\t'.join(line) + '\n' for line in lines]).encode())
+
+
+def _integers(rng, n):
+  """Long-tailed counts from -1."""
+  return (np.floor(np.exp(rng.normal(1.5, 2.0, n))) - 1).astype(np.int64).astype(str)
+
+
+def _ids(rng, n, size, field):
+  """Eight hexadecimal digits; value i has a frequency of about 1 / i."""
+  rank = np.minimum(size ** rng.random(n), size).astype(np.uint64)
+  mixed = (rank * np.uint64(2654435761) + np.uint64(field * 40503)) % np.uint64(2**32)
+  text = np.array([f'{value:08x}' for value in mixed.tolist()])
+  return text if field % 3 else _with_gaps(rng, text)
+
+
+def _with_gaps(rng, text):
+  return np.where(rng.random(len(text)) < 0.1, '', text)
+
+
+def measure(rows: int, folder: pathlib.Path, memory: str) -> dict:
+  """Encodes one file in a process of its own; returns seconds and that process's peak memory."""
+  raw, out = folder / f'raw_{rows}', folder / f'encoded_{rows}'
+  raw.mkdir(parents=True, exist_ok=True)
+  if not (raw / 'train.txt').exists():
+    make(raw / 'train.txt', rows)
+  shutil.rmtree(out, ignore_errors=True)
+  began = time.monotonic()
+  child = subprocess.Popen([sys.executable, '-c', _CHILD, str(raw), str(out), memory])
+  _, status, usage = os.wait4(child.pid, 0)
+  seconds = time.monotonic() - began
+  if status:
+    raise RuntimeError(f'Encoding {rows} rows failed with status {status}.')
+  encoded = sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
+  return {
+    'rows': rows,
+    'seconds': round(seconds, 2),
+    'rows_per_second': round(rows / seconds),
+    'cpu_seconds': round(usage.ru_utime + usage.ru_stime, 2),
+    'peak_mb': round(usage.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)),
+    'raw_mb': round((raw / 'train.txt').stat().st_size / 2**20),
+    'encoded_mb': round(encoded / 2**20),
+  }
+
+
+def main(_):
+  """Measures each size and writes the result."""
+  folder = pathlib.Path(_WORKDIR.value or tempfile.mkdtemp(prefix='bench_encode_'))
+  runs = []
+  for rows in _ROWS.value:
+    runs.append(measure(rows, folder, _MEMORY.value))
+    print(json.dumps(runs[-1]), flush=True)
+  packages = ('ibis-framework', 'duckdb', 'tensorstore', 'pyarrow', 'numpy')
+  result = {
+    'runs': runs,
+    'columns': 40,
+    'memory_limit': _MEMORY.value,
+    'platform': platform.platform(),
+    'cpus': os.cpu_count(),
+    'python': platform.python_version(),
+    'versions': {name: importlib.metadata.version(name) for name in packages},
+  }
+  if len(runs) > 1:
+    result['peak_ratio'] = round(runs[-1]['peak_mb'] / runs[0]['peak_mb'], 3)
+    print(f'peak memory, last against first: {result["peak_ratio"]}')
+  path = pathlib.Path(_RESULT.value)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=1) + '\n')
+  if not _WORKDIR.value:
+    shutil.rmtree(folder)
+
+
+if __name__ == '__main__':
+  app.run(main)

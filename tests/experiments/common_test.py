@@ -1,0 +1,63 @@
+"""Working folders, result files and reports."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from experiments import common, report
+
+
+def _hold(folder, held, release):
+  with common.locked(folder):
+    held.set()
+    release.wait(30)
+
+
+def test_a_workdir_in_use_is_refused_in_words_and_free_again_afterwards(tmp_path):
+  context = multiprocessing.get_context('spawn')
+  held, release = context.Event(), context.Event()
+  other = context.Process(target=_hold, args=(tmp_path, held, release))
+  other.start()
+  assert held.wait(60)
+  with pytest.raises(ValueError, match=f'in use by another run \\(process {other.pid}\\)'):
+    with common.locked(tmp_path):
+      pass
+  os.kill(other.pid, 9)  # A killed run leaves no lock behind.
+  other.join()
+  with common.locked(tmp_path):
+    pass
+
+
+def test_spread_and_size():
+  assert report.spread([0.5]) == '0.50000'
+  assert report.spread([1.0, 3.0], 2) == '2.00 ± 1.41'
+  assert report.size(999) == '999 B'
+  assert report.size(215_560) == '215.6 kB'
+  assert report.size(4e13) == '40 TB'
+
+
+def row(name, auc, nbytes):
+  return {
+    'name': name,
+    'seeds': list(range(len(auc))),
+    'test': {'auc': auc, 'log_loss': [0.5] * len(auc)},
+    'bytes': nbytes,
+    'score_samples_per_second': [1000.0] * len(auc),
+  }
+
+
+def test_ladder_gives_ratios_to_the_first_rung_and_a_picture(tmp_path):
+  found = {
+    'experiment': 'e',
+    'data': 'd',
+    'rows': [row('massive', [0.8, 0.82], 4000), row('compact', [0.79, 0.8], 500)],
+    'best': {'auc': 0.9, 'log_loss': 0.3},
+  }
+  lines = report.ladder(found).splitlines()
+  assert len(lines) == 5
+  assert '8.0×' in lines[3]
+  assert '0.81000 ± 0.01414' in lines[2]
+  assert lines[4].startswith('| best possible')
+  report.figure(found, tmp_path / 'figure.png')
+  assert (tmp_path / 'figure.png').read_bytes()[:4] == b'\x89PNG'
