@@ -173,7 +173,7 @@ def _write(job, name, batches, dtype, width=0):
   keys = [f'{split}/{name}' for split in schema_lib.SPLITS]
   lengths = [job.counts[split] for split in schema_lib.SPLITS]
   writers = [
-    storage.Writer(job.folder, key, length, dtype, width)
+    storage.Writer(job.folder, key, length, dtype, width, chunk=storage.CHUNK)
     for key, length in zip(keys, lengths, strict=True)
   ]
   for parts, encoded in batches:

@@ -31,9 +31,7 @@ def context() -> ts.Context:
 class Writer:
   """Writes one column, chunk by chunk, holding a few chunks at most."""
 
-  def __init__(
-    self, root, key: str, length: int, dtype: str, width: int = 0, *, chunk: int = CHUNK
-  ):
+  def __init__(self, root, key: str, length: int, dtype: str, width: int, *, chunk: int):
     """Creates the array: [length] or, where `width` is given, [length, width]."""
     self._root, self._key, self._length, self._dtype, self._width = root, key, length, dtype, width
     self._buffer = np.empty((chunk, *([width] if width else [])), dtype)
