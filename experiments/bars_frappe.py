@@ -26,6 +26,7 @@ _RECIPES = {
   'lr': (1e-5, {}, 0.9356),
 }
 
+flags.set_default(common.DATA, 'frappe_x1')
 _NET = flags.DEFINE_enum('net', 'dcn', list(_RECIPES), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', 'dense', ['dense', 'rows'], 'dense: the published recipe; rows: row-wise Adagrad.'
@@ -51,7 +52,6 @@ def trial() -> trials.Trial:
 
 
 def main() -> None:
-  common.DATA.value = 'frappe_x1'
   source = common.source()
   with common.workdir('bars_frappe') as folder:
     rows = trials.run(trial(), source, folder, common.seeds())
