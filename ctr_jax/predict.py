@@ -84,7 +84,9 @@ def build(
   codec = codec_lib.bind(tables, rules)
   kept = tuple(f for f in schema.features if leaf_lib.flatten(codec.plan[f.table]))
   if not kept:
-    raise ValueError(f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.')
+    raise ValueError(
+      f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.'
+    )
   return Model(kept, dict(rows), codec, layout(codec.plan), net, width)
 
 
@@ -105,8 +107,8 @@ def _reads(feature, column, rows):
   if low < 0 or high >= rows:
     raise ValueError(
       f'Feature {feature.name!r}: id {low if low < 0 else high} is outside its table '
-      f'{feature.table!r} of {rows} rows. The column was encoded for another vocabulary: encode the '
-      'data again, or build the model from this data set.'
+      f'{feature.table!r} of {rows} rows. The column was encoded for another vocabulary: encode '
+      'the data again, or build the model from this data set.'
     )
   return ids, mask
 
@@ -127,7 +129,9 @@ def inputs(model: Model, batch: Mapping[str, np.ndarray]) -> Inputs:
     ids.setdefault(feature.table, []).append(found.reshape(-1))
     if value is not None:
       values[feature.name] = value
-  flat = {table: np.concatenate(reads) if len(reads) > 1 else reads[0] for table, reads in ids.items()}
+  flat = {
+    table: np.concatenate(reads) if len(reads) > 1 else reads[0] for table, reads in ids.items()
+  }
   return Inputs(stack.shift(model.layout, model.codec.address(flat)), values)
 
 

@@ -1,6 +1,6 @@
 r"""Any net on any data, full tables: the number to hold everything else against.
 
-  python -m experiments.baseline --data=frappe_x1 --net=deepfm --mode=dense --seeds=5
+python -m experiments.baseline --data=frappe_x1 --net=deepfm --mode=dense --seeds=5
 """
 
 import dataclasses
@@ -8,7 +8,6 @@ import dataclasses
 from absl import flags
 
 from ctr_jax import models
-from ctr_jax.data import synthetic
 from experiments import common, report, settings, trials
 
 _NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
@@ -42,10 +41,7 @@ def main() -> None:
   source = common.source()
   with common.workdir('baseline') as folder:
     rows = trials.run(trial(), source, folder, common.seeds())
-    best = {}
-    if isinstance(source, synthetic.Synthetic):
-      best = {'best': synthetic.best(source, 'test')}
-    found = common.result('baseline', source, rows, **best)
+    found = common.result('baseline', source, rows, **common.best_possible(source))
     common.save(folder, found, f'baseline_{common.data_name()}_{_NET.value}')
     print(f'\n{report.ladder(found)}\n\n{report.caption(found)}')
 

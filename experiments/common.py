@@ -27,8 +27,8 @@ RESULTS = PROJECT / 'experiments' / 'results'
 DATA = flags.DEFINE_string(
   'data',
   'synthetic',
-  'synthetic (needs nothing), a known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), '
-  'or the path of a schema .toml for logs of your own.',
+  'synthetic, synthetic_small or synthetic_large_ids (these need nothing), a known set (frappe_x1, '
+  'ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema .toml for logs of your own.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -42,7 +42,9 @@ WORKDIR = flags.DEFINE_string(
   'Folder for checkpoints, metrics and results; a run that was interrupted goes on from it. '
   'Default: workdir/EXPERIMENT-DATA-FLAGS.',
 )
-SEEDS = flags.DEFINE_integer('seeds', 1, 'How many seeds to train; means and spreads are over them.')
+SEEDS = flags.DEFINE_integer(
+  'seeds', 1, 'How many seeds to train; means and spreads are over them.'
+)
 FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
 EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default: by data set.')
@@ -51,6 +53,11 @@ SAVE = flags.DEFINE_bool(
 )
 DEBUG = flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
 
+_SYNTHETIC = {
+  'synthetic': synthetic.Spec,
+  'synthetic_small': synthetic.small,
+  'synthetic_large_ids': synthetic.large_ids,
+}
 _NOT_PART_OF_A_RUN = {'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed'}
 
 
@@ -71,11 +78,20 @@ def schedule(epochs: int, batch_size: int) -> loop.Schedule:
 
 def source() -> columns.Source:
   """The data that `--data` names; known sets and logs of one's own are encoded on first use."""
-  if DATA.value == 'synthetic':
-    return synthetic.Synthetic()
-  from ctr_jax.data import datasets  # The ETL engine is loaded only when there is something to read.
+  if DATA.value in _SYNTHETIC:
+    return synthetic.Synthetic(_SYNTHETIC[DATA.value]())
+  from ctr_jax.data import (
+    datasets,  # The ETL engine is loaded only when there is something to read.
+  )
 
   return datasets.open_or_encode(DATA.value, DATA_DIR.value, PROJECT / 'workdir' / 'encoded')
+
+
+def best_possible(data: columns.Source) -> dict[str, Any]:
+  """{'best': AUC and log loss of the true probability on test} where it is known, else nothing."""
+  if not isinstance(data, synthetic.Synthetic):
+    return {}
+  return {'best': synthetic.best(data, 'test')}
 
 
 def data_name() -> str:
@@ -111,7 +127,8 @@ def locked(folder: pathlib.Path):
       file.seek(0)
       holder = file.read().strip() or 'unknown'
       raise ValueError(
-        f'{folder} is in use by another run (process {holder}). Wait for it, or use another --workdir.'
+        f'{folder} is in use by another run (process {holder}). Wait for it, or use another '
+        '--workdir.'
       ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -146,6 +163,7 @@ def result(experiment: str, data: columns.Source, rows: list[dict], **more: Any)
     'experiment': experiment,
     'command': command(experiment),
     'data': data_name(),
+    'title': getattr(data, 'title', data_name()),
     'data_checksum': data.checksum,
     'samples': {s: data.num_samples(s) for s in ('train', 'valid', 'test')},
     'environment': environment(),

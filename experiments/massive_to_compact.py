@@ -12,7 +12,7 @@ experiments/RESULTS.md.
 from absl import flags
 
 from ctr_jax import compress
-from ctr_jax.data import columns, synthetic
+from ctr_jax.data import columns
 from experiments import common, report, settings, trials
 
 _NET = flags.DEFINE_string('net', 'dcn', 'lr, fm, dnn, deepfm, dcn or dcnv2.')
@@ -62,10 +62,7 @@ def main() -> None:
     rows = []
     for trial, links in ladder(source):
       rows += trials.run(trial, source, folder, common.seeds(), links)
-    best = {}
-    if isinstance(source, synthetic.Synthetic):
-      best = {'best': synthetic.best(source, 'test')}
-    found = common.result('massive_to_compact', source, rows, **best)
+    found = common.result('massive_to_compact', source, rows, **common.best_possible(source))
     common.save(folder, found, f'massive_to_compact_{common.data_name()}')
     text = f'{report.ladder(found)}\n\n{report.caption(found)}\n'
     (folder / 'report.md').write_text(text)

@@ -34,7 +34,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   """A Markdown table, columns padded so that it reads well as text too."""
   cells = [list(map(str, header)), *[list(map(str, row)) for row in rows]]
   widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-  lines = ['| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in cells]
+  lines = [
+    '| ' + ' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + ' |' for row in cells
+  ]
   lines.insert(1, '|' + '|'.join('-' * (w + 2) for w in widths) + '|')
   return '\n'.join(lines)
 

@@ -45,7 +45,16 @@ def bars() -> str:
       )
     )
   rows.sort(key=lambda row: row[1], reverse=True)
-  header = ('net, mode', 'test AUC', 'log loss', 'published AUC', 'seeds', 'training/s', 'epochs', 'command')
+  header = (
+    'net, mode',
+    'test AUC',
+    'log loss',
+    'published AUC',
+    'seeds',
+    'training/s',
+    'epochs',
+    'command',
+  )
   return report.table(header, rows)
 
 

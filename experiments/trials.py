@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import optax
-from absl import logging
 
 from ctr_jax import compress, models, predict
 from ctr_jax.compress import report
 from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import leaf, rowwise, stack
-from ctr_jax.train import loop
+from ctr_jax.train import journal, loop
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 
@@ -157,7 +156,7 @@ def _seed(trial, source, folder, seed, links):
   if done.exists():
     saved = json.loads(done.read_text())
     if saved['description'] == described and all(n in saved['measured'] for n, _ in links):
-      logging.info('%s, seed %d: already done, see %s', trial.name, seed, done)
+      journal.say(f'{trial.name}, seed {seed}: already done, see {done}')
       return saved['measured']
   model, trained = train(trial, source, folder, seed)
   how = trained.position
@@ -168,7 +167,9 @@ def _seed(trial, source, folder, seed, links):
     'valid_best': how.best,
     'train_seconds': how.seconds,
     'train_samples_per_second': how.samples / how.seconds,
-    'bytes_training': report.training(model.codec, state_lib.slot_leaves(model, trial.optimizer.recipe())),
+    'bytes_training': report.training(
+      model.codec, state_lib.slot_leaves(model, trial.optimizer.recipe())
+    ),
   }
   measured = {trial.name: training | _measure(model, trained.state.tables, trained.state, source)}
   stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, trained.state.tables))
@@ -183,9 +184,7 @@ def _seed(trial, source, folder, seed, links):
 
 def _measure(model, arrays, state, source):
   score = evaluate.scorer(model)
-  passes = [
-    evaluate.evaluate(model, score, arrays, state.net, source, 'test') for _ in range(3)
-  ]
+  passes = [evaluate.evaluate(model, score, arrays, state.net, source, 'test') for _ in range(3)]
   test = {k: v for k, v in passes[0].items() if k != 'samples_per_second'}
   return {
     'test': test,

@@ -14,6 +14,6 @@ import jax
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-# Deterministic examples: a failure seen once is seen again. Compiling takes its time, so no deadline.
+# Deterministic examples: a failure seen once is seen again. Compiling takes time: no deadline.
 hypothesis.settings.register_profile('ctr_jax', deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile('ctr_jax')

@@ -40,7 +40,10 @@ def batch():
   }
 
 
-def build(rules=(('.*', compress.identity()),), net='dnn', **options):
+FULL = (('.*', compress.identity()),)
+
+
+def build(rules=FULL, net='dnn', **options):
   net = models.NETS[net](hidden=(5,), dropout=0.0, batch_norm=False)
   return predict.build(SCHEMA, ROWS, rules, net, DIM, leaf.normal(0.5), **options)
 
@@ -70,7 +73,9 @@ def test_vectors_equal_a_loop_over_samples():
   assert found.shape == (3, len(SCHEMA.features), DIM)
   for i in range(3):
     for j, feature in enumerate(SCHEMA.features):
-      np.testing.assert_allclose(found[i, j], expected(full, data, feature, i), rtol=1e-5, atol=1e-6)
+      np.testing.assert_allclose(
+        found[i, j], expected(full, data, feature, i), rtol=1e-5, atol=1e-6
+      )
 
 
 def test_a_dropped_feature_is_neither_read_nor_seen():

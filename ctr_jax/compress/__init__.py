@@ -1,8 +1,8 @@
 """Every way to store an embedding table, and the contract that they share.
 
-  from ctr_jax import compress
-  core = compress.chain(compress.multi_hash(buckets=1 << 14), compress.int_quantize(8))
-  codec = compress.bind(tables, [('(user|item)', core), ('.*', compress.identity())])
+from ctr_jax import compress
+core = compress.chain(compress.multi_hash(buckets=1 << 14), compress.int_quantize(8))
+codec = compress.bind(tables, [('(user|item)', core), ('.*', compress.identity())])
 """
 
 from ctr_jax.compress.cast import cast

@@ -6,7 +6,7 @@ that table is stored and how its vectors are read back. Everything here is a des
 
 Invariants (held for every technique by tests/compress/laws_test.py), for codec = technique(leaf):
   plan ≡ eval_shape(encode)                       what is described is what is stored
-  structure(address(ids)) = structure(plan)       every leaf has an index, WHOLE where it has no rows
+  structure(address(ids)) = structure(plan)       each leaf has an index, or WHOLE without rows
   0 ≤ address(ids) < leaf.rows                    for every id in [0, rows)
   shape(decode(gather(stored, address(ids)))) = ids.shape + (cols,), dtype = leaf.dtype
 """
@@ -34,10 +34,11 @@ class Codec(NamedTuple):
   Attributes:
     plan: tree of `Leaf`, what is stored.
     encode: table [rows, cols] → arrays laid out as `plan`.
-    address: ids (int32, any shape) → an index for each leaf of `plan`. Integers only, and the same
-      bits from NumPy as from JAX. An address may add axes: `k` ways into one leaf give ids.shape + (k,).
-    decode: gathered leaves → vectors, ids.shape + (cols,). Takes the keywords `train`, `rng`, `step`
-      for techniques that are random or annealed while training; `None` for a dropped table.
+    address: ids (int32, any shape) → an index for each leaf of `plan`. Integers only, and the
+      same bits from NumPy as from JAX. An address may add axes: `k` ways into one leaf give
+      ids.shape + (k,).
+    decode: gathered leaves → vectors, ids.shape + (cols,). Takes the keywords `train`, `rng` and
+      `step`, for techniques that are random or annealed while training. A dropped table: None.
   """
 
   plan: Any
@@ -196,8 +197,8 @@ def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:
       every table has to be covered.
 
   Returns:
-    A `Codec` whose plan, stored arrays, addresses and vectors are dicts by table name. `address` and
-    `decode` take any subset of the tables. A dropped table decodes to None.
+    A `Codec` whose plan, stored arrays, addresses and vectors are dicts by table name. `address`
+    and `decode` take any subset of the tables. A dropped table decodes to None.
   """
   codecs = {}
   for name, leaf in tables.items():

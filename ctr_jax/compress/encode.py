@@ -50,8 +50,10 @@ def extend(plan: Any, stored: Any, link: codec_lib.Technique) -> Any:
     Arrays laid out as the plan of `bind(tables, appended(rules, link))`.
   """
   codec = codec_lib.Codec(
-    plan, lambda tree: jax.tree.map(lambda x, y: link(x).encode(y) if x.is_table else y, plan, tree),
-    None, None,
+    plan,
+    lambda tree: jax.tree.map(lambda x, y: link(x).encode(y) if x.is_table else y, plan, tree),
+    None,
+    None,
   )
   return encode(codec, stored)
 

@@ -46,8 +46,8 @@ def int_quantize(bits: int = 8):
   """`bits`-bit codes, with a float16 scale and offset per row: value = offset + scale · code.
 
   FBGEMM's row-wise format: a row of d values takes d·bits/8 + 4 bytes. Codes of 4 and 2 bits share
-  a byte. The offset is rounded down and the scale up, so that a row's range is covered and the error
-  is at most scale/2, with scale ≤ (max − min)/(2^bits − 1) up to float16's own rounding.
+  a byte. The offset is rounded down and the scale up, so that a row's range is covered and the
+  error is at most scale/2, with scale = (max − min)/(2^bits − 1) up to float16's own rounding.
 
   The codes are frozen: this is the last link of a chain, applied to a trained table by `encode`.
 

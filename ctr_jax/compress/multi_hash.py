@@ -43,7 +43,7 @@ def _widths(cols: int, ways: int, combine: str) -> list[int]:
 def multi_hash(
   buckets: int, ways: int = 2, combine: str = 'sum', shared: bool = False, seed: int = 0
 ):
-  """`ways` independent hashes of each id, read and combined (multi-hash, "From Massive to Compact").
+  """`ways` independent hashes of each id, combined (multi-hash, "From Massive to Compact").
 
   Two ids are one only where all ways agree: about n/m^k colliding ids per id, against 1 − e^(−n/m)
   for one hash of m buckets.
@@ -58,11 +58,13 @@ def multi_hash(
     seed: of the first hash; way j uses seed + j.
   """
   if combine not in ('sum', 'mean', 'concat', 'weights'):
-    raise ValueError(f"multi_hash combines by sum, mean, concat or weights, got {combine!r}.")
+    raise ValueError(f'multi_hash combines by sum, mean, concat or weights, got {combine!r}.')
   if buckets < 1 or ways < 1:
     raise ValueError(f'multi_hash needs buckets ≥ 1 and ways ≥ 1, got {buckets} and {ways}.')
   if shared and combine == 'concat':
-    raise ValueError('multi_hash: ways that are concatenated differ in width, so none can be shared.')
+    raise ValueError(
+      'multi_hash: ways that are concatenated differ in width, so none can be shared.'
+    )
 
   def build(leaf):
     rows, cols = leaf.shape

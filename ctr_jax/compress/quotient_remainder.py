@@ -35,7 +35,9 @@ def quotient_remainder(divisor: int, combine: str = 'multiply'):
     rows, cols = leaf.shape
     remainders, quotients = min(divisor, rows), math.ceil(rows / divisor)
     if combine == 'concat' and cols < 2:
-      raise ValueError('quotient_remainder: one column cannot be shared out to two tables by concat.')
+      raise ValueError(
+        'quotient_remainder: one column cannot be shared out to two tables by concat.'
+      )
     cut = cols // 2 if combine == 'concat' else cols
     init = scaled(leaf.init, math.sqrt(0.5)) if combine == 'add' else leaf.init
     first = leaf_lib.constant(1.0) if combine == 'multiply' else init

@@ -17,8 +17,8 @@ def by_table(plan: Mapping[str, Any]) -> dict[str, int]:
 def by_axis(part: Any) -> dict[str, float]:
   """One table's bytes as rows × bytes per row: what was saved on rows, and on columns and values.
 
-  rows: of all leaves that hold vectors (two ways of m buckets are 2m rows); bytes_per_row: all bytes
-  of the table, scales and weights included, over those rows. A dropped table has neither.
+  rows: of all leaves that hold vectors (two ways of m buckets are 2m rows); bytes_per_row: all
+  bytes of the table, scales and weights included, over those rows. A dropped table has neither.
   """
   leaves = leaf_lib.flatten(part).values()
   rows = sum(x.rows for x in leaves if x.axes in (leaf_lib.TABLE, ('row', 'byte')))

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import duckdb
 import tqdm
 from absl import app, flags
 
@@ -70,6 +71,10 @@ def encode(
       storage.write_json(folder / columns.MANIFEST, manifest)
   except FileExistsError:
     return _reuse(schema, raw, out, progress)
+  except duckdb.OutOfMemoryException as e:
+    raise ValueError(
+      f'The database needs more than {memory} of memory; raise --memory. ({e})'
+    ) from e
   return columns.open_columns(out)
 
 

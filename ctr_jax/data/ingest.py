@@ -153,13 +153,10 @@ def _load_file(con, plan, layout, number, skips):
       table = readers.scan(con, layout, 'scanned')
       con.insert('raw', _prepare(plan, layout, table, number))
       return
-    except duckdb.InvalidInputException as e:
+    except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
       if layout.format == 'parquet':
         raise ValueError(f'{layout.path} cannot be read as Parquet: {e}') from e
       # A malformed row: the slow reader below knows where, and what to do about it.
-    except duckdb.IOException as e:
-      if 'GZIP' not in str(e):
-        raise
     finally:
       con.con.execute('DROP VIEW IF EXISTS scanned')
   for batch in readers.batches(layout, skips.bad_in(layout)):
@@ -177,9 +174,10 @@ def _prepare(plan, layout, table, number):
     text = {name: column.re_replace(':[^|]*', '') for name, column in cell.items()}
     value = {name: column.re_extract(':([^|]*)$', 1).nullif('') for name, column in cell.items()}
   numbers = {name: value[name].try_cast('float64') for name in plan.number}
-  label = cell[schema.label].try_cast('float64')
-  good = [label.isin([0.0, 1.0])]
-  columns = {'file': ibis.literal(number, 'int32'), 'label': label.cast('float32')}
+  label = cell[schema.label]
+  good = [label.isin(['0', '1', '0.0', '1.0'])]
+  clicked = label.isin(['1', '1.0']).fill_null(False)
+  columns = {'file': ibis.literal(number, 'int32'), 'label': clicked.cast('float32')}
   if schema.split.by == 'time':
     time = cell[schema.split.column]
     columns['time'] = time.try_cast('float64') if schema.split.type == 'number' else time
@@ -195,7 +193,6 @@ def _prepare(plan, layout, table, number):
   # A null condition counts as bad too.
   checks = [(~ok.fill_null(False), i) for i, ok in enumerate(good, 1)]
   columns['bad'] = ibis.cases(*checks, else_=0).cast('int16')
-  columns['label'] = ibis.ifelse(columns['bad'] == 0, columns['label'], 0.0).cast('float32')
   return table.select(**{name: columns[name] for name in _types(plan)})
 
 

@@ -72,9 +72,7 @@ def scores(
       groups.append(batch[group][:kept])
   fetched = np.concatenate([np.asarray(x)[:kept] for x, kept in logits])
   seconds = time.perf_counter() - start
-  return Scores(
-    np.concatenate(labels), fetched, np.concatenate(groups) if group else None, seconds
-  )
+  return Scores(np.concatenate(labels), fetched, np.concatenate(groups) if group else None, seconds)
 
 
 def evaluate(*args, **kwargs) -> dict[str, float]:

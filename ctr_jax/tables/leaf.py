@@ -46,6 +46,9 @@ def _load(rows):
   return rows.astype(jnp.float32) if jnp.issubdtype(rows.dtype, jnp.floating) else rows
 
 
+_NORMAL = normal(1e-4)
+
+
 @dataclasses.dataclass(frozen=True)
 class Leaf:
   """One stored array.
@@ -64,7 +67,7 @@ class Leaf:
   shape: tuple[int, ...]
   dtype: Any = jnp.float32
   axes: tuple[str, ...] = TABLE
-  init: Init = normal(1e-4)
+  init: Init = _NORMAL
   frozen: bool = False
   load: Callable[[jax.Array], jax.Array] = _load
   store: Callable[[jax.Array, jax.Array | None], jax.Array] | None = None

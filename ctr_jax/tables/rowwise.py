@@ -26,8 +26,8 @@ class RowOptimizer(NamedTuple):
   Attributes:
     slots: table leaf → {slot name: Leaf}, optimizer state with the table's rows. As leaves, so that
       their bytes, sharding and restore are derived as those of tables are.
-    update: (rows, gradients, slot rows, learning-rate scale, step) → (rows, slot rows), all float32.
-      `step` counts from 1.
+    update: (rows, gradients, slot rows, learning-rate scale, step) → (rows, slot rows), all
+      float32. `step` counts from 1.
   """
 
   slots: Callable[[leaf_lib.Leaf], dict[str, leaf_lib.Leaf]]
@@ -106,7 +106,9 @@ def lazy_adam(
     rows = rows - learning_rate * scale * (mean / (1 - b1**t)) / unbiased
     return rows, {'mean': mean, 'square': square}
 
-  return RowOptimizer(lambda leaf: {'mean': _slot(leaf, False), 'square': _slot(leaf, False)}, update)
+  return RowOptimizer(
+    lambda leaf: {'mean': _slot(leaf, False), 'square': _slot(leaf, False)}, update
+  )
 
 
 def apply(

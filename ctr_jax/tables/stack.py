@@ -53,7 +53,14 @@ def stacked(plan: Any) -> Layout:
   leaves = leaf_lib.flatten(plan)
   groups: dict[Any, list[str]] = {}
   for path, leaf in leaves.items():
-    alike = (leaf.shape[1:], jnp.dtype(leaf.dtype).name, leaf.axes, leaf.frozen, leaf.load, leaf.store)
+    alike = (
+      leaf.shape[1:],
+      jnp.dtype(leaf.dtype).name,
+      leaf.axes,
+      leaf.frozen,
+      leaf.load,
+      leaf.store,
+    )
     groups.setdefault(alike if leaf.by_row else path, []).append(path)
   arrays, place = {}, {}
   for paths in groups.values():
@@ -66,7 +73,9 @@ def stacked(plan: Any) -> Layout:
       place[path] = Place(name, offset, leaves[path].rows)
       offset += leaves[path].rows
     # `init` of a stack is never called: arrays are made per leaf and then packed.
-    arrays[name] = dataclasses.replace(first, shape=(offset, *first.shape[1:])) if len(paths) > 1 else first
+    arrays[name] = (
+      dataclasses.replace(first, shape=(offset, *first.shape[1:])) if len(paths) > 1 else first
+    )
   return Layout(leaves, arrays, place)
 
 

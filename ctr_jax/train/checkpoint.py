@@ -95,9 +95,9 @@ class Checkpoints:
     return _native(self._model, like, restored['state']), restored['position']
 
   def _check(self, manager, step):
-    saved = manager.restore(
-      step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
-    )['description']
+    saved = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))[
+      'description'
+    ]
     for name in sorted(saved.keys() | self._description.keys()):
       if saved.get(name) != self._description.get(name):
         raise ValueError(

@@ -12,6 +12,11 @@ from typing import Any
 import tqdm
 
 
+def say(text: str) -> None:
+  """A line for whoever watches; standard output is for results."""
+  print(text, file=sys.stderr, flush=True)
+
+
 class Journal:
   """Appends each epoch's metrics to `metrics.jsonl` and to TensorBoard events in one folder."""
 
@@ -55,7 +60,7 @@ class _Bar:
     self._bar.update()
     if not self._terminal and time.monotonic() - self._said > 10:
       self._said = time.monotonic()
-      print(f'{self._title}: step {self._done}/{self._total}, loss {loss:.4f}', file=sys.stderr)
+      say(f'{self._title}: step {self._done}/{self._total}, loss {loss:.4f}')
 
   def close(self) -> None:
     self._bar.close()

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 
 from ctr_jax import predict
 from ctr_jax.data import batches, columns
@@ -129,7 +128,7 @@ class Run:
     else:
       state, position = restored[0], Position(**restored[1])
       if not position.done:
-        logging.info('%s resumes at epoch %d, step %d', self._name, position.epoch, position.step)
+        journal.say(f'{self._name} resumes at epoch {position.epoch + 1}, step {position.step}')
     with self._listening():
       while not position.done:
         state = self._epoch(state, position)

@@ -67,7 +67,7 @@ def dense_params(model: predict.Model, recipe: Recipe, tables, net) -> dict[str,
 
 
 def init(model: predict.Model, recipe: Recipe, seed: int) -> State:
-  """The state before the first step: a function of the seed alone. Run under jit, or `eval_shape`."""
+  """The state before the first step, a function of the seed alone. For jit or `eval_shape`."""
   key = jax.random.key(seed)
   leaves = {
     path: leaf.init(leaf_lib.path_key(key, path), leaf.shape, leaf.dtype)

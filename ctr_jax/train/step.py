@@ -1,9 +1,9 @@
 """One training step: forward, gradients, optimizer. Pure; jitted once; the state is donated.
 
 In row-sparse mode the gradient is taken with respect to the distinct rows of the batch, so no array
-of a table's size is made and a step costs the same for any number of rows. In dense mode it is taken
-with respect to the tables, for parity with published recipes and for tables so small that it is
-faster.
+of a table's size is made and a step costs the same for any number of rows. In dense mode it is
+taken with respect to the tables, for parity with published recipes and for tables so small that it
+is faster.
 """
 
 from __future__ import annotations

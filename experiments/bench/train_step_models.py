@@ -71,7 +71,7 @@ class Ours:
       layout=layout,
     )
     self.recipe = state_lib.Recipe(optax.adam(1e-3), rows)
-    self.state = state_lib.create(self.model, self.recipe, 0)
+    self.state = jax.block_until_ready(state_lib.create(self.model, self.recipe, 0))
     self._step = step_lib.compiled(self.model, self.recipe)
 
   def prepare(self, columns) -> step_lib.Batch:

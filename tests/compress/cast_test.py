@@ -21,7 +21,9 @@ def read(codec, stored, ids):
 
 
 @each
-@given(x=hnp.arrays(np.float32, (3, 4), elements=st.floats(-6e4, 6e4, width=32, allow_subnormal=False)))
+@given(
+  x=hnp.arrays(np.float32, (3, 4), elements=st.floats(-6e4, 6e4, width=32, allow_subnormal=False))
+)
 def test_values_are_rounded_to_nearest(dtype, x):
   codec = compress.cast(dtype)(FULL)
   stored = codec.encode(jnp.asarray(x))

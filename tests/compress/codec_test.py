@@ -10,7 +10,6 @@ import pytest
 from ctr_jax import compress
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.tables import gather, leaf
-
 from tests.compress.techniques import LAST, TECHNIQUES
 
 FULL = leaf.Leaf((40, 6), init=leaf.normal(0.5))
@@ -29,7 +28,11 @@ def read(codec, stored, ids, **context):
 
 
 def test_the_first_rule_wins():
-  rules = [('item', compress.hash_trick(5)), ('i.*', compress.hash_trick(7)), ('.*', compress.identity())]
+  rules = [
+    ('item', compress.hash_trick(5)),
+    ('i.*', compress.hash_trick(7)),
+    ('.*', compress.identity()),
+  ]
   plan = compress.bind(tables('item', 'items', 'user'), rules).plan
   assert {p: x.rows for p, x in leaf.flatten(plan).items()} == {
     'item/way_0': 5, 'items/way_0': 7, 'user': 42,
@@ -39,7 +42,9 @@ def test_the_first_rule_wins():
 def test_a_rule_has_to_match_the_whole_name():
   # 'item' is no rule for 'item_id', at either end.
   for pattern in ('item', 'id', 'tem_i'):
-    with pytest.raises(ValueError, match=rf"No rule covers the table 'item_id' \(rules: '{pattern}'"):
+    with pytest.raises(
+      ValueError, match=rf"No rule covers the table 'item_id' \(rules: '{pattern}'"
+    ):
       compress.bind(tables('item_id'), [(pattern, compress.identity())])
   # Alternatives are whole names too, not 'user' or anything that ends in '_id'.
   rules = [('user|item_id', compress.hash_trick(5)), ('.*', compress.identity())]
@@ -61,7 +66,11 @@ def test_an_error_names_the_table():
 
 
 def test_a_bound_codec_is_its_parts():
-  parts = {'a': TECHNIQUES['multi_hash_sum'], 'b': compress.drop(), 'c': TECHNIQUES['int_quantize_8']}
+  parts = {
+    'a': TECHNIQUES['multi_hash_sum'],
+    'b': compress.drop(),
+    'c': TECHNIQUES['int_quantize_8'],
+  }
   codec = compress.bind(tables(*parts), list(parts.items()))
   trained = {'a': values(40, seed=1), 'b': values(41, seed=2), 'c': values(42, seed=3)}
   stored = codec.encode(trained)

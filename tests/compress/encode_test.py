@@ -29,7 +29,9 @@ def bind(technique):
 def test_a_diverged_table_is_refused_by_its_name(bad):
   tables = trained()
   tables['user'] = tables['user'].at[3, 2].set(bad).at[4, 4].set(bad)
-  with pytest.raises(ValueError, match='2 of 180 values of user: is not finite before it is encoded'):
+  with pytest.raises(
+    ValueError, match='2 of 180 values of user: is not finite before it is encoded'
+  ):
     compress.encode(bind(compress.int_quantize(8)), tables)
 
 
@@ -80,7 +82,9 @@ BEFORE = {
 
 
 @pytest.mark.parametrize('name', BEFORE)
-@pytest.mark.parametrize('link', [compress.int_quantize(8), compress.int_quantize(4), compress.cast('float16')])
+@pytest.mark.parametrize(
+  'link', [compress.int_quantize(8), compress.int_quantize(4), compress.cast('float16')]
+)
 def test_one_more_link_after_training(name, link):
   rules = [('user', compress.drop()), ('.*', BEFORE[name])]
   before = compress.bind(TABLES, rules)
@@ -104,7 +108,9 @@ def test_one_more_link_after_training(name, link):
       ids = np.arange(part.rows, dtype=np.int32)
       array = codec.decode(gather.gather(codec.plan, codec.encode(array), codec.address(ids)))
     by_hand[path] = array
-  want = read(before, leaf.unflatten(before.plan, by_hand), {'item': IDS['item'], 'user': IDS['user']})
+  want = read(
+    before, leaf.unflatten(before.plan, by_hand), {'item': IDS['item'], 'user': IDS['user']}
+  )
   vectors = read(after, found)
   assert vectors['user'] is None
   np.testing.assert_allclose(vectors['item'], want['item'], rtol=1e-6, atol=1e-6)

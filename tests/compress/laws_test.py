@@ -13,7 +13,6 @@ import pytest
 from ctr_jax import compress
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.tables import gather, leaf, rowwise, stack
-
 from tests.compress.techniques import LAST, LOSSLESS, TECHNIQUES
 
 ROWS, COLS = 40, 6
@@ -198,9 +197,7 @@ def test_row_sparse_step_is_the_dense_autodiff_step(name, optimizer):
 
   for path in unique:
     described = layout.leaves[path]
-    slots = {
-      n: x.init(None, x.shape, x.dtype) for n, x in optimizer.slots(described).items()
-    }
+    slots = {n: x.init(None, x.shape, x.dtype) for n, x in optimizer.slots(described).items()}
     found, _ = rowwise.apply(
       optimizer, described, stored[path], slots, unique[path], rows[path], sparse[path],
       scale=1.0, step=jnp.int32(1),

@@ -117,7 +117,9 @@ def test_decode_combines_the_rows(combine, shared):
     np.testing.assert_allclose(found[i], loops(stored, codec, combine, i), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('cols, ways, widths', [(6, 4, [2, 2, 1, 1]), (6, 3, [2, 2, 2]), (5, 5, [1] * 5)])
+@pytest.mark.parametrize(
+  'cols, ways, widths', [(6, 4, [2, 2, 1, 1]), (6, 3, [2, 2, 2]), (5, 5, [1] * 5)]
+)
 def test_concatenated_ways_share_out_the_columns(cols, ways, widths):
   plan = compress.multi_hash(9, ways=ways, combine='concat')(leaf.Leaf((40, cols))).plan
   assert [plan[f'way_{j}'].shape for j in range(ways)] == [(9, w) for w in widths]

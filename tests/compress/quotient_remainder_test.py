@@ -35,7 +35,9 @@ def test_pairs_are_unique_and_every_row_is_reached(combine, rows, divisor):
   assert codec.plan['quotient'].rows == -(-rows // divisor)
 
 
-@pytest.mark.parametrize('combine, widths', [('multiply', (5, 5)), ('add', (5, 5)), ('concat', (2, 3))])
+@pytest.mark.parametrize(
+  'combine, widths', [('multiply', (5, 5)), ('add', (5, 5)), ('concat', (2, 3))]
+)
 def test_plan_and_decode(combine, widths):
   full = leaf.Leaf((40, 5), init=leaf.normal(0.5))
   codec = compress.quotient_remainder(7, combine)(full)

@@ -6,7 +6,6 @@ import pytest
 from ctr_jax import compress
 from ctr_jax.compress import report
 from ctr_jax.tables import leaf, rowwise
-
 from tests.compress.techniques import TECHNIQUES
 
 FULL = leaf.Leaf((40, 6))

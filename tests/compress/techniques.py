@@ -25,7 +25,7 @@ TECHNIQUES = {
 # Stored as codes: the end of a chain, and not trained.
 LAST = {name for name in TECHNIQUES if name.startswith('int_quantize')}
 
-# Corners in which nothing is lost, for a table of 40 rows and 6 columns: name → (technique, tolerance).
+# Corners in which nothing is lost (40 rows, 6 columns): name → (technique, tolerance).
 LOSSLESS = {
   'identity': (compress.identity(), 0),
   'hash_trick': (compress.hash_trick(40), 0),

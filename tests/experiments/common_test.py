@@ -20,9 +20,9 @@ def test_a_workdir_in_use_is_refused_in_words_and_free_again_afterwards(tmp_path
   other = context.Process(target=_hold, args=(tmp_path, held, release))
   other.start()
   assert held.wait(60)
-  with pytest.raises(ValueError, match=f'in use by another run \\(process {other.pid}\\)'):
-    with common.locked(tmp_path):
-      pass
+  message = f'in use by another run \\(process {other.pid}\\)'
+  with pytest.raises(ValueError, match=message), common.locked(tmp_path):
+    pass
   os.kill(other.pid, 9)  # A killed run leaves no lock behind.
   other.join()
   with common.locked(tmp_path):

@@ -2,7 +2,8 @@
 
   python tests/train/worker.py FOLDER MODE OUT
 
-Prints a line per step, so that whoever watches can choose the moment; writes the final arrays to OUT.
+Prints a line per step, so that whoever watches can choose the moment; writes the final arrays to
+OUT.
 """
 
 import pathlib

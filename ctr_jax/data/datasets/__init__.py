@@ -91,7 +91,7 @@ def _title(module, schema, folder):
   if module.MD5:
     for split, paths in readers.find_files(schema, folder).items():
       md5 = _md5(paths[0])
-      notes.append(module.MD5.get(md5, f'{split} file of unknown md5 {md5}'))
+      notes.append(module.MD5.get(md5, f'{split} file of unknown md5 {md5[:8]}'))
   return ', '.join(note for note in notes if note)
 
 

@@ -1,0 +1,197 @@
+"""Every format, compression and line end gives the rows that plain CSV gives."""
+
+import csv
+import gzip
+import io
+import pathlib
+
+import hypothesis
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import strategies as st
+
+from ctr_jax.data import encode, ingest, readers
+from ctr_jax.data.schema import Feature, Schema
+from tests.data import reference
+
+ROWS = reference.make_rows(150, 7)
+NAMES = tuple(ROWS[0])
+FEATURES = (
+  Feature('user'),
+  Feature('item'),
+  Feature('tags', 'ids'),
+  Feature('price', 'numeric'),
+  Feature('clicks', 'bucket'),
+)
+IGNORE = ('previous', 'agent', 'time')
+
+
+def schema_of(pattern, **options):
+  return Schema('s', FEATURES, files={'train': pattern}, ignore=IGNORE, **options)
+
+
+def checksums(schema, folder, tmp_path):
+  """Of the content of every column."""
+  out = encode.encode(schema, folder, tmp_path / 'out', progress=False)
+  return {name: entry['sha256'] for name, entry in out.manifest['arrays'].items()}
+
+
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('plain')
+  (folder / 'a.csv').write_bytes(reference.text(ROWS))
+  return checksums(schema_of('a.csv'), folder, folder)
+
+
+def _compress_zstd(data):
+  return pa.compress(data, 'zstd', asbytes=True)
+
+
+CASES = {
+  'crlf.csv': (lambda: reference.text(ROWS, end='\r\n'), {}),
+  'gzip.csv.gz': (lambda: gzip.compress(reference.text(ROWS)), {}),
+  'two_members.csv.gz': (
+    lambda: gzip.compress(reference.text(ROWS[:60])) + gzip.compress(_body(ROWS[60:])),
+    {},
+  ),
+  'zstd.csv.zst': (lambda: _compress_zstd(reference.text(ROWS)), {}),
+  'no_last_newline.csv': (lambda: reference.text(ROWS)[:-1], {}),
+  'blank_lines.csv': (lambda: reference.text(ROWS).replace(b'\n', b'\n\n'), {}),
+  'mark.csv': (lambda: b'\xef\xbb\xbf' + reference.text(ROWS), {}),
+  'mixed_ends.csv': (lambda: reference.text(ROWS).replace(b'\n', b'\r\n', 70), {}),
+  'trailing_delimiter.csv': (lambda: _trailing(reference.text(ROWS)), {}),
+  'tabs.tsv': (lambda: reference.text(ROWS, delimiter='\t'), {'quote': '"'}),
+  'semicolons.csv': (lambda: reference.text(ROWS, delimiter=';'), {'delimiter': ';'}),
+  'headerless.csv': (lambda: _body(ROWS), {'header': False, 'columns': NAMES}),
+  'table.parquet': (lambda: _parquet(ROWS), {}),
+}
+
+
+def _body(rows):
+  return reference.text(rows, header=False)
+
+
+def _trailing(text):
+  head, body = text.split(b'\n', 1)
+  return head + b'\n' + body.replace(b'\n', b',\n')
+
+
+def _parquet(rows):
+  sink = io.BytesIO()
+  table = {name: [row[name] or None for row in rows] for name in NAMES}
+  table['label'] = [row['label'] == '1' for row in rows]
+  table['tags'] = [row['tags'].split('|') for row in rows]
+  table['price'] = [float(row['price']) if row['price'] else None for row in rows]
+  pq.write_table(pa.table(table), sink)
+  return sink.getvalue()
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_equals_plain_csv(name, tmp_path, expected):
+  make, options = CASES[name]
+  (tmp_path / name).write_bytes(make())
+  assert checksums(schema_of(name, **options), tmp_path, tmp_path) == expected
+
+
+def test_glob_reads_files_in_the_order_of_their_names(tmp_path, expected):
+  (tmp_path / 'part_2.csv').write_bytes(reference.text(ROWS[120:]))
+  (tmp_path / 'part_0.csv').write_bytes(reference.text(ROWS[:50]))
+  (tmp_path / 'part_1.csv.gz').write_bytes(gzip.compress(reference.text(ROWS[50:120])))
+  assert checksums(schema_of('part_*.csv'), tmp_path, tmp_path) == expected
+
+
+def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
+  def fail(*_):
+    raise ingest.duckdb.InvalidInputException('as for a malformed row')
+
+  monkeypatch.setattr(readers, 'scan', fail)
+  monkeypatch.setattr(readers, '_BATCH', 40)
+  (tmp_path / 'a.csv').write_bytes(reference.text(ROWS))
+  assert checksums(schema_of('a.csv'), tmp_path, tmp_path) == expected
+
+
+def test_libsvm(tmp_path):
+  lines = '1 3:x 7:2.5 9:a|b # remark\n0 7:-1\n\n1 9:b 3:y\n'
+  (tmp_path / 'a.libsvm').write_text(lines)
+  table = 'label,3,7,9\n1,x,2.5,a|b\n0,,-1,\n1,y,,b\n'
+  (tmp_path / 'a.csv').write_text(table)
+  features = (
+    Feature('f3', column='3'),
+    Feature('f7', 'numeric', column='7'),
+    Feature('f9', 'ids', column='9'),
+  )
+  found = [
+    checksums(Schema('s', features, files={'train': name}), tmp_path, tmp_path / name[2:])
+    for name in ('a.libsvm', 'a.csv')
+  ]
+  assert found[0] == found[1]
+
+
+def test_libffm(tmp_path):
+  lines = '1 0:17:1 1:5:2.5 2:8:1 2:9:1\n0 0:18:1 1:5:-1\n1 2:9:1 0:17:1\n'
+  (tmp_path / 'a.ffm').write_text(lines)
+  table = 'label,0,1,2\n1,17,2.5,8|9\n0,18,-1,\n1,17,,9\n'
+  (tmp_path / 'a.csv').write_text(table)
+  features = (
+    Feature('user', column='0'),
+    Feature('age', 'numeric', column='1'),
+    Feature('tags', 'ids', column='2'),
+  )
+  found = [
+    checksums(Schema('s', features, files={'train': name}), tmp_path, tmp_path / name[2:])
+    for name in ('a.ffm', 'a.csv')
+  ]
+  assert found[0] == found[1]
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+@pytest.mark.parametrize('header', [True, False])
+@pytest.mark.parametrize('compress', [bytes, gzip.compress, _compress_zstd])
+def test_lines_are_those_of_an_editor(tmp_path, end, header, compress):
+  lines = ['label,a', '1,x', '0,"two', 'lines"', '', '1,z']
+  lines = lines if header else lines[1:]
+  suffix = {gzip.compress: '.gz', _compress_zstd: '.zst'}.get(compress, '')
+  path = tmp_path / f'a.csv{suffix}'
+  path.write_bytes(compress((end.join(lines) + end).encode()))
+  schema = Schema('s', (Feature('a'),), header=header, columns=() if header else ('label', 'a'))
+  layout = readers.layout(schema, path)
+  found = [(line, fields[1]) for line, fields in readers.records(layout, None)]
+  first = 2 if header else 1
+  assert found == [(first, 'x'), (first + 1, f'two{end}lines'), (first + 4, 'z')]
+
+
+@hypothesis.given(
+  st.lists(
+    st.tuples(st.sampled_from('01'), st.text(), st.text()).filter(lambda r: '\0' not in ''.join(r)),
+    min_size=1,
+    max_size=20,
+  )
+)
+def test_any_text_survives(tmp_path_factory, rows):
+  rows = [[c.encode('utf-8', 'ignore').decode() for c in row] for row in rows]
+  folder = tmp_path_factory.mktemp('any')
+  with (folder / 'a.csv').open('w', newline='', encoding='utf-8') as file:
+    csv.writer(file, quoting=csv.QUOTE_ALL).writerows([['label', 'a', 'b'], *rows])
+  schema = Schema('s', (Feature('a'), Feature('b')))
+  layout = readers.layout(schema, pathlib.Path(folder / 'a.csv'))
+  assert [fields for _, fields in readers.records(layout, None)] == rows
+  con = readers.connect(folder, '1GB')
+  with readers.quiet():
+    fast = [tuple(row.values()) for row in readers.rows(con, readers.scan(con, layout, 'scanned'))]
+  con.con.close()
+  assert fast == [tuple(c or None for c in row) for row in rows]
+
+
+def test_no_files(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"No train files of 's': nothing matches .*a\.csv"):
+    readers.find_files(schema_of('a.csv'), tmp_path)
+  with pytest.raises(ValueError, match='names no files'):
+    readers.find_files(Schema('s', FEATURES), tmp_path)
+
+
+def test_plain_and_compressed_twins(tmp_path):
+  (tmp_path / 'a.csv').write_bytes(b'x')
+  (tmp_path / 'a.csv.gz').write_bytes(b'x')
+  with pytest.raises(ValueError, match=r'a\.csv is there both plain and compressed'):
+    readers.find_files(schema_of('a.csv'), tmp_path)
