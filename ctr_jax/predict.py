@@ -98,11 +98,12 @@ def _reads(feature, column, rows):
   ids, mask = column, None
   if feature.kind == 'ids':
     present = column >= 0
-    # An empty list reads row 0, as every missing value does.
-    empty = ~present.any(axis=1)
     mask = present.astype(np.float32)
-    mask[empty, 0] = 1
-    ids = np.where(present, column, np.where(column == -1, 0, column))
+    # An empty list reads row 0, as every missing value does; padding reads the list's first row
+    # again, so that it touches no row of its own.
+    mask[:, 0] = 1
+    first = np.where(column[:, :1] == -1, 0, column[:, :1])
+    ids = np.where(column == -1, first, column)
   low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
   if low < 0 or high >= rows:
     raise ValueError(
@@ -163,30 +164,22 @@ def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> j
   """
   used = {feature.table: model.codec.plan[feature.table] for feature in model.features}
   decoded = model.codec.decode(leaf_lib.unflatten(used, rows), **context)
-  taken = dict.fromkeys(decoded, 0)
-  batch = _batch_size(model, decoded, values)
-  fields = []
-  for feature in model.features:
-    width = values[feature.name].shape[1] if feature.kind == 'ids' else 1
-    start = taken[feature.table]
-    taken[feature.table] = start + batch * width
-    reads = decoded[feature.table]
-    if start or taken[feature.table] != reads.shape[0]:
-      reads = reads[start : taken[feature.table]]
-    fields.append(_pool(feature, reads, values))
-  return jnp.stack(fields, axis=1)
+  parts = _split(model, decoded, values)
+  return jnp.stack([_pool(f, parts[f.name], values) for f in model.features], axis=1)
 
 
-def _batch_size(model, decoded, values):
-  first = model.features[0]
-  if first.name in values:
-    return values[first.name].shape[0]
-  # Reads of the first table: one per sample from each single-valued feature that shares it.
-  sharing = [f for f in model.features if f.table == first.table]
-  reads = decoded[first.table].shape[0]
-  lists = [values[f.name].shape for f in sharing if f.kind == 'ids']
-  reads -= sum(batch * width for batch, width in lists)
-  return reads // sum(f.kind != 'ids' for f in sharing)
+def _split(model, decoded, values):
+  """Reads by table → reads by feature, in the order in which `inputs` joined them."""
+  parts = {}
+  for table, reads in decoded.items():
+    sharing = [f for f in model.features if f.table == table]
+    widths = [values[f.name].shape[1] if f.kind == 'ids' else 1 for f in sharing]
+    batch = reads.shape[0] // sum(widths)
+    ends = np.cumsum(widths)[:-1] * batch
+    # One split, not a slice for each: the backward pass of a slice is as large as all reads.
+    split = jnp.split(reads, ends) if len(sharing) > 1 else [reads]
+    parts |= {f.name: x for f, x in zip(sharing, split, strict=True)}
+  return parts
 
 
 def logits(

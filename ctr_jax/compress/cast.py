@@ -17,6 +17,9 @@ def cast(dtype: str):
 
   float16 keeps 11 bits of precision up to ±65504, bfloat16 8 bits over float32's range. Rows are
   rounded to nearest when they are written, in training too; vectors are read as float32.
+
+  XLA's CPU backend scatters bfloat16 by way of float32, so there a row-sparse step on a bfloat16
+  table costs time and memory of the whole table; train float16 on CPUs, or cast after training.
   """
   if dtype not in _TYPES:
     raise ValueError(f'cast stores {", ".join(_TYPES)}, got {dtype!r}; for codes use int_quantize.')

@@ -143,6 +143,11 @@ def chain(*links: Technique) -> Technique:
   def build(leaf):
     codec = identity()(leaf)
     for i, link in enumerate(links):
+      if i and link.name == 'drop':
+        raise ValueError(
+          f'drop() cannot follow {chain(*links[:i])}: it leaves nothing of a table, so it stands '
+          'alone. Use drop() in place of the whole chain.'
+        )
       if not any(x.is_table for x in leaf_lib.flatten(codec.plan).values()):
         before = chain(*links[:i])
         raise ValueError(

@@ -16,7 +16,7 @@ def pack(codes: jax.Array, bits: int) -> jax.Array:
   per_byte = 8 // bits
   spare = -codes.shape[-1] % per_byte
   codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, spare)])
-  lanes = codes.reshape(*codes.shape[:-1], -1, per_byte)
+  lanes = codes.reshape(*codes.shape[:-1], codes.shape[-1] // per_byte, per_byte)
   packed = lanes[..., 0]
   for lane in range(1, per_byte):
     packed = packed | (lanes[..., lane] << jnp.uint8(lane * bits))
@@ -28,7 +28,7 @@ def unpack(packed: jax.Array, bits: int, n: int) -> jax.Array:
   mask = jnp.uint8(2**bits - 1)
   lanes = [(packed >> jnp.uint8(lane * bits)) & mask for lane in range(8 // bits)]
   codes = jnp.stack(lanes, axis=-1)
-  return codes.reshape(*packed.shape[:-1], -1)[..., :n]
+  return codes.reshape(*packed.shape[:-1], packed.shape[-1] * (8 // bits))[..., :n]
 
 
 def _half_below(x):
@@ -81,7 +81,8 @@ def int_quantize(bits: int = 8):
     def decode(gathered, **context):
       codes = unpack(gathered['code'], bits, cols).astype(jnp.float32)
       scale, offset = (gathered[x].astype(jnp.float32)[..., None] for x in ('scale', 'offset'))
-      return (offset + scale * codes).astype(leaf.dtype)
+      # float32 whatever the table was: a half could not hold the top of a row that it just held.
+      return offset + scale * codes
 
     return Codec(plan, encode, lambda ids: {'code': ids, 'offset': ids, 'scale': ids}, decode)
 

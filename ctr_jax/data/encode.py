@@ -17,7 +17,7 @@ import duckdb
 import tqdm
 from absl import app, flags
 
-from ctr_jax.data import columns, ingest, readers, splits, storage, vocabulary, workspace
+from ctr_jax.data import columns, engine, files, ingest, splits, storage, vocabulary, workspace
 from ctr_jax.data import schema as schema_lib
 
 
@@ -60,17 +60,17 @@ def encode(
   if on_bad_row not in ('error', 'skip'):
     raise ValueError(f"on_bad_row is 'error' or 'skip', not {on_bad_row!r}.")
   out = pathlib.Path(out)
-  files = readers.find_files(schema, data_dir)
-  raw = identity(files, data_dir)
+  paths = files.find(schema, data_dir)
+  raw = files.identity(paths, data_dir)
   if out.exists():
-    return _reuse(schema, raw, out, progress)
+    return _reuse(schema, raw, out, on_bad_row, progress)
   try:
-    with workspace.create(out) as folder, readers.quiet(), Progress(progress) as said:
-      manifest = _fill(folder, schema, files, on_bad_row, memory, said)
+    with workspace.create(out) as folder, engine.quiet(), Progress(progress) as said:
+      manifest = _fill(folder, schema, paths, on_bad_row, memory, said)
       manifest |= {'raw': raw, 'title': title or schema.name}
       storage.write_json(folder / columns.MANIFEST, manifest)
   except FileExistsError:
-    return _reuse(schema, raw, out, progress)
+    return _reuse(schema, raw, out, on_bad_row, progress)
   except duckdb.OutOfMemoryException as e:
     raise ValueError(
       f'The database needs more than {memory} of memory; raise --memory. ({e})'
@@ -78,18 +78,12 @@ def encode(
   return columns.open_columns(out)
 
 
-def identity(files, data_dir) -> list:
-  """[name, size, time of last change] of each raw file: cheap, and changes when they do."""
-  stats = [(path, path.stat()) for paths in files.values() for path in paths]
-  root = pathlib.Path(data_dir)
-  names = [path.relative_to(root) if path.is_relative_to(root) else path for path, _ in stats]
-  return [[str(n), s.st_size, s.st_mtime_ns] for n, (_, s) in zip(names, stats, strict=True)]
-
-
-def _reuse(schema, raw, out, progress):
+def _reuse(schema, raw, out, on_bad_row, progress):
   found = columns.open_columns(out)
   differs = 'another schema' if found.schema.digest != schema.digest else ''
   differs = differs or ('other raw files' if found.manifest['raw'] != raw else '')
+  if on_bad_row == 'error' and found.manifest['skipped']:
+    differs = differs or 'these files with malformed rows left out'
   if differs:
     raise FileExistsError(
       f'{out} holds a data set that was encoded from {differs}; remove it or choose another --out.'
@@ -99,14 +93,13 @@ def _reuse(schema, raw, out, progress):
   return found
 
 
-def _fill(folder, schema, files, on_bad_row, memory, progress):
+def _fill(folder, schema, paths, on_bad_row, memory, progress):
   """Writes everything but the manifest, which it returns."""
   (folder / 'vocabulary').mkdir()
-  engine = folder / 'engine'
   plan = ingest.make_plan(schema)
-  con = readers.connect(engine, memory)
+  con = engine.connect(folder / 'engine', memory)
   with contextlib.closing(con.con):
-    loaded = ingest.load(con, plan, files, on_bad_row, progress.say)
+    loaded = ingest.load(con, plan, paths, on_bad_row, progress.say)
     samples = splits.samples(con, schema, loaded)
     counts = splits.count(con, samples)
     if not counts['train']:
@@ -134,7 +127,7 @@ def _fill(folder, schema, files, on_bad_row, memory, progress):
 
 
 def _label(job):
-  batches = readers.stream_in_order(job.con, job.samples.select('row', 'part', 'label'))
+  batches = engine.stream_in_order(job.con, job.samples.select('row', 'part', 'label'))
   pairs = ((batch.column(1).to_numpy(), batch.column(2).to_numpy()) for batch in batches)
   made = _write(job, 'label', pairs, 'float32')
   job.progress.step('label')
@@ -158,7 +151,7 @@ def _table(job, ranks, table, features):
     job.progress.step(feature.name)
   if words is None:
     return {'rows': 2 if kind == 'numeric' else features[0].buckets + 1, 'kind': kind}, arrays
-  readers.drop(job.con, ranks)
+  engine.drop(job.con, ranks)
   entry = {'rows': words.rows, 'kept': words.kept, 'cut': words.cut, 'coverage': words.coverage}
   return {**entry, 'kind': kind}, arrays
 
@@ -263,8 +256,9 @@ def main(argv):
 
   args = flags.FLAGS
   try:
-    schema, data_dir, title = datasets.resolve(args.schema, args.data_dir)
-    encoded = encode(schema, data_dir, args.out, args.on_bad_row, memory=args.memory, title=title)
+    schema, folder = datasets.resolve(args.schema, args.data_dir)
+    title = datasets.title(schema, folder)
+    encoded = encode(schema, folder, args.out, args.on_bad_row, memory=args.memory, title=title)
   except (ValueError, OSError) as e:
     raise SystemExit(f'encode: {e}') from e
   print(report(encoded))

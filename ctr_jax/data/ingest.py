@@ -9,6 +9,7 @@ The engine's table `raw` has a row per well-formed raw row:
 """
 
 import collections
+import glob
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import duckdb
 import ibis
 import pyarrow as pa
 
-from ctr_jax.data import readers
+from ctr_jax.data import engine, readers
 from ctr_jax.data import schema as schema_lib
 
 _LARGEST = 3.4028234e38  # float32's
@@ -118,7 +119,7 @@ def _types(plan):
 
 def _count(con):
   raw = con.table('raw')
-  return readers.rows(con, raw.agg(rows=raw.count()))[0]['rows']
+  return engine.rows(con, raw.agg(rows=raw.count()))[0]['rows']
 
 
 class _Skips:
@@ -180,8 +181,11 @@ def _prepare(plan, layout, table, number):
   columns = {'file': ibis.literal(number, 'int32'), 'label': clicked.cast('float32')}
   if schema.split.by == 'time':
     time = cell[schema.split.column]
-    columns['time'] = time.try_cast('float64') if schema.split.type == 'number' else time
-    good.append(columns['time'].notnull())
+    if schema.split.type == 'number':
+      time = time.try_cast('float64')
+      time = time.nullif(float('nan'))
+    columns['time'] = time
+    good.append(time.notnull())
   clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
   for name, x in numbers.items():
     fine = x.isnan() | (x.abs() <= _LARGEST)
@@ -189,7 +193,7 @@ def _prepare(plan, layout, table, number):
       fine = x.isnan() | _is_time(x)
     good.append(value[name].isnull() | fine.fill_null(False))
     columns[plan.number[name]] = ibis.ifelse(x.isnan(), ibis.null('float64'), x)
-  columns |= {engine: text[name] for name, engine in plan.text.items()}
+  columns |= {loaded: text[name] for name, loaded in plan.text.items()}
   # A null condition counts as bad too.
   checks = [(~ok.fill_null(False), i) for i, ok in enumerate(good, 1)]
   columns['bad'] = ibis.cases(*checks, else_=0).cast('int16')
@@ -207,7 +211,7 @@ def _check(con, plan, raw, layouts, ends, skips):
   """Reports rows whose values are malformed."""
   bad = raw.select('bad', row=raw.rowid()).filter(raw.bad > 0)
   found = bad.group_by('bad').agg(rows=bad.count(), first=bad.row.min())
-  found = readers.rows(con, found)
+  found = engine.rows(con, found)
   for entry in sorted(found, key=lambda e: e['first']):
     check = plan.checks[entry['bad'] - 1]
     file = next(i for i, end in enumerate(ends) if entry['first'] < end)
@@ -227,8 +231,8 @@ def _locate(con, layout, index, column):
   """(file:line, the cell) of the index-th well-formed row of a file."""
   at = layout.names.index(column)
   if layout.format == 'parquet':
-    table = con.read_parquet(layout.path).limit(1, offset=index)
-    return f'{layout.path}, row {index}', readers.rows(con, table)[0][column]
+    table = con.read_parquet(glob.escape(str(layout.path))).limit(1, offset=index)
+    return f'{layout.path}, row {index}', engine.rows(con, table)[0][column]
   rows = readers.records(layout, lambda *_: None)
   line, fields = next(itertools.islice(rows, index, None))
   return f'{layout.path}:{line}', fields[at]

@@ -14,28 +14,21 @@ bucket features is the value's.
 """
 
 import collections
-import contextlib
 import csv
 import glob
-import gzip
-import io
 import itertools
 import pathlib
-import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
-import ibis
-import numpy as np
 import pyarrow as pa
 
+from ctr_jax.data import engine, files
 from ctr_jax.data import schema as schema_lib
 
 _SUFFIXES = {'.tsv': 'tsv', '.parquet': 'parquet', '.libsvm': 'libsvm', '.svm': 'libsvm'}
 _SUFFIXES |= {'.libffm': 'libffm', '.ffm': 'libffm'}
 _PAIR = {'libsvm': 'index:value', 'libffm': 'field:feature:value'}
-_BATCH = 65_536
 
 
 class BadRow(ValueError):
@@ -57,84 +50,9 @@ class Layout(NamedTuple):
 OnBad = Callable[[int, str, str], None]
 
 
-def connect(directory, memory: str) -> Any:
-  """An embedded DuckDB that keeps to `memory` and spills into `directory`."""
-  con = ibis.duckdb.connect(':memory:', memory_limit=memory, temp_directory=str(directory))
-  con.con.execute('SET enable_progress_bar = false')
-  return con
-
-
-@contextlib.contextmanager
-def quiet():
-  """Silences one deprecation inside Ibis: it still calls DuckDB's older Arrow methods."""
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', r'fetch_(arrow|record).* is deprecated', DeprecationWarning)
-    yield
-
-
-def stream(con, expression) -> Iterator[pa.RecordBatch]:
-  """Runs an Ibis expression and yields its rows as Arrow batches.
-
-  In place of `con.to_pyarrow_batches`, which Ibis 12 cannot do on DuckDB 2.
-  """
-  relation = con.con.sql(con.compile(expression))
-  read = getattr(relation, 'to_arrow_reader', None) or relation.fetch_arrow_reader
-  yield from read(_BATCH)
-
-
-def stream_in_order(con, table) -> Iterator[pa.RecordBatch]:
-  """As `stream`, of a table that is filtered but not joined, whose first column is `row`.
-
-  Without a join the engine keeps a table's order; that is checked here rather than paid for.
-  """
-  last = -1
-  for batch in stream(con, table):
-    rows = batch.column(0).to_numpy()
-    if len(rows) and (rows[0] <= last or (np.diff(rows) <= 0).any()):
-      raise RuntimeError('The engine lost the order of the rows.')
-    last = rows[-1] if len(rows) else last
-    yield batch
-
-
-def rows(con, expression) -> list[dict[str, Any]]:
-  """The few rows of a small result. (`to_pyarrow` would import pandas for them.)"""
-  return [row for batch in stream(con, expression) for row in batch.to_pylist()]
-
-
-def drop(con, table: str):
-  """Drops an engine table, in plain SQL: Ibis 12 forgets the name with recent sqlglot."""
-  con.con.execute(f'DROP TABLE "{table}"')
-
-
-def find_files(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
-  """Split -> its raw files, sorted by name. For a pattern P also P.gz and P.zst are matched."""
-  found = {}
-  for split, patterns in schema.files.items():
-    tried = [
-      str(pathlib.Path(data_dir) / (p + end)) for p in patterns for end in ('', '.gz', '.zst')
-    ]
-    paths = sorted({pathlib.Path(p) for pattern in tried for p in glob.glob(pattern)})
-    if not paths:
-      raise FileNotFoundError(
-        f'No {split} files of {schema.name!r}: nothing matches {" or ".join(tried)}.'
-      )
-    stems = collections.Counter(str(_bare(p)) for p in paths)
-    twice = [stem for stem, n in stems.items() if n > 1]
-    if twice:
-      raise ValueError(f'{twice[0]} is there both plain and compressed; remove one of the two.')
-    found[split] = paths
-  if not found:
-    raise ValueError(f'Schema {schema.name!r} names no files; add a [files] section.')
-  return found
-
-
-def _bare(path: pathlib.Path) -> pathlib.Path:
-  return path.with_suffix('') if path.suffix in ('.gz', '.zst') else path
-
-
 def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
   """Finds how a file is read, and checks its columns against the schema."""
-  kind = schema.format or _SUFFIXES.get(_bare(path).suffix, 'csv')
+  kind = schema.format or _SUFFIXES.get(files.bare(path).suffix, 'csv')
   delimiter = schema.delimiter or {'tsv': '\t', 'csv': ','}.get(kind, ' ')
   quote = schema.quote if schema.quote is not None else {'csv': '"'}.get(kind, '')
   if path.stat().st_size == 0:
@@ -167,7 +85,7 @@ def _parquet_names(path):
 
 
 def _text_names(schema, path, delimiter, quote):
-  with whole(path), open_stream(path) as file:
+  with files.whole(path), files.open_stream(path) as file:
     first = file.readline()
   if not first:
     raise ValueError(f'{path} is empty.')
@@ -198,38 +116,16 @@ def _check_names(schema, path, names):
     )
 
 
-def open_stream(path: pathlib.Path) -> IO[bytes]:
-  """The bytes of a file, decompressed."""
-  if path.suffix == '.gz':
-    return gzip.open(path)
-  if path.suffix == '.zst':
-    return io.BufferedReader(pa.input_stream(str(path), compression='zstd'), 1 << 20)
-  return path.open('rb')
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path):
-  """Turns a decompressor's complaint into a sentence."""
-  try:
-    yield
-  except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as e:
-    said = str(e).lower()
-    if path.suffix in ('.gz', '.zst') and ('stream' in said or 'crc' in said or 'gzip' in said):
-      raise ValueError(
-        f'{path} is truncated or damaged ({e}); fetch it again and compare its checksum.'
-      ) from e
-    raise
-
-
 def scan(con, of: Layout, name: str):
   """An Ibis table over a file, every column as text. Fails at the first malformed row."""
   if of.format == 'parquet':
-    table = con.read_parquet(of.path, table_name=name)
+    table = con.read_parquet(glob.escape(str(of.path)), table_name=name)
     return table.select(**{f'c{i}': _as_text(table[n]) for i, n in enumerate(of.names)})
   if of.path.suffix in ('.gz', '.zst'):
-    _read_through(of.path)
+    files.read_through(of.path)
   return con.read_csv(
-    of.path,
+    # DuckDB takes the name of a file for a pattern.
+    glob.escape(str(of.path)),
     table_name=name,
     columns={f'c{i}': 'VARCHAR' for i in range(len(of.names))},
     auto_detect=False,
@@ -248,17 +144,9 @@ def _as_text(column):
   return column.cast('string').nullif('')
 
 
-def _read_through(path):
-  """Raises for a damaged file: DuckDB takes a truncated zstd file for a short one, and does not
-  compare the checksums of gzip."""
-  with whole(path), open_stream(path) as file:
-    while file.read(1 << 20):
-      pass
-
-
 def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
   """Yields (line, fields) of each well-formed row, lines counted from 1; calls `on_bad` else."""
-  with whole(of.path), open_stream(of.path) as file:
+  with files.whole(of.path), files.open_stream(of.path) as file:
     if of.format in ('libsvm', 'libffm'):
       yield from _sparse_records(of, file, on_bad)
     else:
@@ -337,7 +225,7 @@ def _sparse_records(of, file, on_bad):
 def batches(of: Layout, on_bad: OnBad) -> Iterator[pa.RecordBatch]:
   """The records as Arrow batches of text columns c0, c1, ...; empty text is null."""
   rows = (fields for _, fields in records(of, on_bad))
-  while block := list(itertools.islice(rows, _BATCH)):
+  while block := list(itertools.islice(rows, engine.BATCH)):
     yield pa.record_batch(
       [
         pa.array([cell or None for cell in column], pa.string())

@@ -2,7 +2,7 @@
 
 import ibis
 
-from ctr_jax.data import ingest, readers
+from ctr_jax.data import engine, ingest
 from ctr_jax.data import schema as schema_lib
 
 _MASK = 0xFFFFFFFF
@@ -33,7 +33,7 @@ def _view(con, name, expression):
 
 def count(con, table) -> dict[str, int]:
   """Split -> samples."""
-  found = readers.rows(con, table.group_by('part').agg(rows=table.count()))
+  found = engine.rows(con, table.group_by('part').agg(rows=table.count()))
   rows = {entry['part']: entry['rows'] for entry in found}
   return {split: rows.get(part, 0) for part, split in enumerate(schema_lib.SPLITS)}
 
@@ -55,12 +55,12 @@ def _by_time(con, table, split):
 
 def _cuts(con, table, fractions):
   """Times at which the fractions are reached; rows of one time stay together, in the later part."""
-  rows = readers.rows(con, table.agg(rows=table.count()))[0]['rows']
+  rows = engine.rows(con, table.agg(rows=table.count()))[0]['rows']
   times = table.order_by('time').select('time')
   cuts = []
   for fraction in (fractions[0], fractions[0] + fractions[1]):
     # A fraction that ends at the last row cuts nothing off.
-    found = readers.rows(con, times.limit(1, offset=round(rows * fraction)))
+    found = engine.rows(con, times.limit(1, offset=round(rows * fraction)))
     cuts += [entry['time'] for entry in found]
   return cuts
 

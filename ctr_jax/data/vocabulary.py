@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctr_jax.data import readers, values
+from ctr_jax.data import engine, values
 
 _FEW = 1 << 20
 
@@ -71,7 +71,7 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
   ranks = con.table(engine_table)
   result = _summary(con, name, counts, feature.min_count, ranks)
   _store(con, ranks, path)
-  readers.drop(con, f'{engine_table}_counts')
+  engine.drop(con, f'{engine_table}_counts')
   return result
 
 
@@ -84,7 +84,7 @@ def _summary(con, name, counts, min_count, ranks):
     covered=counts['count'].sum(where=kept),
     most=counts['count'].max(),
   )
-  found = {k: int(v or 0) for k, v in readers.rows(con, sums)[0].items()}
+  found = {k: int(v or 0) for k, v in engine.rows(con, sums)[0].items()}
   if found['values'] and not found['kept']:
     raise ValueError(
       f'Table {name!r}: min_count={min_count} leaves none of its {found["values"]} values; the '
@@ -103,7 +103,7 @@ def _store(con, ranks, path):
   kinds = pa.schema([('value', pa.string()), ('count', pa.int64())])
   ordered = ranks.order_by('row').select('value', 'count')
   with pq.ParquetWriter(path, kinds, compression='zstd') as writer:
-    for batch in readers.stream(con, ordered):
+    for batch in engine.stream(con, ordered):
       writer.write_batch(batch.cast(kinds))
 
 
@@ -119,7 +119,7 @@ def _count_buckets(con, columns, train):
   """Counts in NumPy, by the same function that serving will use; buckets are few."""
   totals = collections.Counter()
   for feature, column in columns:
-    for batch in readers.stream(con, train.select(train[column]).drop_null()):
+    for batch in engine.stream(con, train.select(train[column]).drop_null()):
       found = values.buckets(feature, _numbers(batch.column(0)))
       low = int(found.min())
       if int(found.max()) - low < _FEW:
@@ -144,7 +144,7 @@ def longest(con, feature, column: str, samples) -> int:
   """Non-empty elements of the longest `ids` cell of train."""
   train = samples.filter(samples.part == 0)
   lengths = train.select(length=_split(feature, train[column]).length())
-  return int(readers.rows(con, lengths.agg(longest=lengths.length.max()))[0]['longest'] or 0)
+  return int(engine.rows(con, lengths.agg(longest=lengths.length.max()))[0]['longest'] or 0)
 
 
 def _split(feature, column):
@@ -167,7 +167,7 @@ def _encode_ids(con, table, ranks):
   joined = table.left_join(ranks, table.value == ranks.value)
   # A join leaves no order behind.
   rows = joined.select('row', 'part', encoded=ranks.row.fill_null(0)).order_by('row')
-  for batch in readers.stream(con, rows.select('part', 'encoded')):
+  for batch in engine.stream(con, rows.select('part', 'encoded')):
     yield batch.column(0).to_numpy(), batch.column(1).to_numpy().astype(np.int32, copy=False)
 
 
@@ -185,7 +185,7 @@ def _encode_lists(con, feature, table, ranks, width):
   rows = joined.select('row', 'part', 'place', encoded=ranks.row.fill_null(0))
   rows = rows.order_by('row', 'place').select('part', 'place', 'encoded')
   rest = None
-  for batch in readers.stream(con, rows):
+  for batch in engine.stream(con, rows):
     lines = np.stack([column.to_numpy().astype(np.int32) for column in batch.columns])
     lines = lines if rest is None else np.concatenate([rest, lines], 1)
     # The last sample may go on in the next batch.
@@ -208,7 +208,7 @@ def _pad(lines, width):
 def _encode_plain(con, feature, table, vocabulary):
   """Kinds that need no join: hash, bucket, numeric."""
   keys = _bucket_keys(con, vocabulary) if feature.kind == 'bucket' else None
-  for batch in readers.stream_in_order(con, table):
+  for batch in engine.stream_in_order(con, table):
     parts, column = batch.column(1).to_numpy(), batch.column(2)
     if feature.kind == 'hash':
       yield parts, _hash(feature, column)
@@ -220,7 +220,7 @@ def _encode_plain(con, feature, table, vocabulary):
 
 def _bucket_keys(con, vocabulary):
   """(buckets in ascending order, their rows)."""
-  pairs = sorted((int(e['value']), e['row']) for e in readers.rows(con, vocabulary.ranks))
+  pairs = sorted((int(e['value']), e['row']) for e in engine.rows(con, vocabulary.ranks))
   keys, ranks = np.array(pairs, np.int64).reshape(-1, 2).T
   return keys, ranks.astype(np.int32)
 

@@ -29,8 +29,11 @@ def _mix(x: jax.Array) -> jax.Array:
 def keep(seed: jax.Array, shape: tuple[int, int], rate: float) -> jax.Array:
   """Which entries stay, each with probability 1 - rate (to 2⁻³²): a function of its arguments.
 
-  Rows are mixed with the seed first and columns second, so that other seeds do not give shifted
-  copies of the same sequence, as mix(seed + counter) would.
+  Row and seed are mixed first, the column second. The seed also enters by itself, since row ^ seed
+  alone would give seeds that differ in low bits each other's masks with rows exchanged.
+
+  Rows are counted within `x` as the caller sees it: the same bits under `jit` with any sharding; in
+  `shard_map`, fold the device's place into the key.
 
   Args:
     seed: uint32 [].
@@ -42,7 +45,7 @@ def keep(seed: jax.Array, shape: tuple[int, int], rate: float) -> jax.Array:
   """
   row = lax.broadcasted_iota(jnp.uint32, (shape[0], 1), 0)
   column = lax.broadcasted_iota(jnp.uint32, (1, shape[1]), 1)
-  bits = _mix(_mix(row ^ seed) + column * jnp.uint32(0x9E3779B9))
+  bits = _mix(_mix(row ^ seed) + _mix(~seed) + column * jnp.uint32(0x9E3779B9))
   return bits >= jnp.uint32(round(rate * 2**32))
 
 

@@ -18,6 +18,9 @@ import jax.numpy as jnp
 
 Init = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
+# Rows drawn at a time.
+_BLOCK = 1 << 14
+
 TABLE = ('row', 'col')
 """The named axes of a plain embedding table: what a technique accepts."""
 
@@ -25,8 +28,20 @@ TABLE = ('row', 'col')
 def normal(stddev: float) -> Init:
   """An initializer: independent draws from N(0, stddev²)."""
 
-  def init(key, shape, dtype):
+  def draw(key, shape, dtype):
     return (stddev * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+  def init(key, shape, dtype):
+    if not shape or shape[0] <= _BLOCK:
+      return draw(key, shape, dtype)
+
+    # In blocks of rows: drawn at once, a table would need three more of its size for a moment.
+    def block(i, table):
+      start = jnp.minimum(i * _BLOCK, shape[0] - _BLOCK)
+      rows = draw(jax.random.fold_in(key, i), (_BLOCK, *shape[1:]), dtype)
+      return jax.lax.dynamic_update_slice_in_dim(table, rows, start, 0)
+
+    return jax.lax.fori_loop(0, -(-shape[0] // _BLOCK), block, jnp.zeros(shape, dtype))
 
   return init
 

@@ -63,11 +63,11 @@ def stacked(plan: Any) -> Layout:
     )
     groups.setdefault(alike if leaf.by_row else path, []).append(path)
   arrays, place = {}, {}
-  for paths in groups.values():
+  for paths in _indexable(groups.values(), leaves):
     if len(paths) == 1:
       name = paths[0]
     else:
-      name = f'stack_{len(arrays)}'
+      name = f'/stack_{len(arrays)}'  # No path begins with a slash.
     first, offset = leaves[paths[0]], 0
     for path in paths:
       place[path] = Place(name, offset, leaves[path].rows)
@@ -79,13 +79,33 @@ def stacked(plan: Any) -> Layout:
   return Layout(leaves, arrays, place)
 
 
+def _indexable(groups, leaves):
+  """Groups cut so that int32 can index each of their stacks."""
+  for paths in groups:
+    part, rows = [], 0
+    for path in paths:
+      if part and rows + leaves[path].rows > np.iinfo(np.int32).max:
+        yield part
+        part, rows = [], 0
+      part, rows = [*part, path], rows + leaves[path].rows
+    yield part
+
+
 def pack(layout: Layout, leaves: Mapping[str, Any]) -> dict[str, Any]:
   """Arrays by path → physical arrays (also for optimizer slots, which have the same rows)."""
   members: dict[str, list[Any]] = {}
   for path, place in layout.place.items():
     if path in leaves:
       members.setdefault(place.array, []).append(leaves[path])
-  return {n: xs[0] if len(xs) == 1 else jnp.concatenate(xs) for n, xs in members.items()}
+  return {n: _joined(n, xs, layout.arrays[n].rows) for n, xs in members.items()}
+
+
+def _joined(name, parts, rows):
+  if len(parts) == 1:
+    return parts[0]
+  if sum(x.shape[0] for x in parts) != rows:
+    raise ValueError(f'Array {name!r} has {rows} rows: give all leaves that it holds, or none.')
+  return jnp.concatenate(parts)
 
 
 def unpack(layout: Layout, arrays: Mapping[str, Any]) -> dict[str, Any]:

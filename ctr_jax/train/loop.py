@@ -259,6 +259,7 @@ class _Listening:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes atomically: whoever reads finds the old file or the new one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
   temporary.replace(path)

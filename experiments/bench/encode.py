@@ -79,18 +79,23 @@ def measure(rows: int, folder: pathlib.Path, memory: str) -> dict:
   if not (raw / 'train.txt').exists():
     make(raw / 'train.txt', rows)
   shutil.rmtree(out, ignore_errors=True)
+  # On a busy machine the seconds are others' too; the processor's own seconds are not.
+  load = os.getloadavg()[0]
   began = time.monotonic()
   child = subprocess.Popen([sys.executable, '-c', _CHILD, str(raw), str(out), memory])
+  # Not `wait`: only this tells the peak of this one child.
   _, status, usage = os.wait4(child.pid, 0)
+  child.returncode = os.waitstatus_to_exitcode(status)
   seconds = time.monotonic() - began
-  if status:
-    raise RuntimeError(f'Encoding {rows} rows failed with status {status}.')
+  if child.returncode:
+    raise RuntimeError(f'Encoding {rows} rows failed with status {child.returncode}.')
   encoded = sum(p.stat().st_size for p in out.rglob('*') if p.is_file())
   return {
     'rows': rows,
     'seconds': round(seconds, 2),
     'rows_per_second': round(rows / seconds),
     'cpu_seconds': round(usage.ru_utime + usage.ru_stime, 2),
+    'load_before': round(load, 1),
     'peak_mb': round(usage.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)),
     'raw_mb': round((raw / 'train.txt').stat().st_size / 2**20),
     'encoded_mb': round(encoded / 2**20),

@@ -157,9 +157,8 @@ def test_a_chain_of_nothing_is_the_identity():
 def test_leaves_that_are_no_tables_pass_through_a_chain():
   codec = compress.chain(TECHNIQUES['multi_hash_weights'], compress.int_quantize(8))(FULL)
   plan = leaf.flatten(codec.plan)
-  assert sorted(plan) == [
-    'way_0/code', 'way_0/offset', 'way_0/scale', 'way_1/code', 'way_1/offset', 'way_1/scale', 'weights',
-  ]  # fmt: skip
+  parts = [f'way_{way}/{part}' for way in (0, 1) for part in ('code', 'offset', 'scale')]
+  assert sorted(plan) == [*parts, 'weights']
   assert codec.address(np.int32([3]))['weights'] is compress.WHOLE
   assert plan['weights'].dtype == jnp.float32
 

@@ -36,7 +36,7 @@ ENCODE = {bits: jax.jit(codec(bits).encode) for bits in (8, 4, 2)}
 
 
 def check(x, bits):
-  """|decoded − x| ≤ scale/2, of the scale that is stored; and the scale is as small as that needs."""
+  """|decoded − x| ≤ scale/2, of the stored scale, which is as small as that needs."""
   stored = ENCODE[bits](jnp.asarray(x))
   assert {p: (y.shape, y.dtype) for p, y in stored.items()} == {
     p: (y.shape, y.dtype) for p, y in codec(bits).plan.items()

@@ -1,6 +1,7 @@
 """Collisions against their predictions, and the identities that the docstrings state."""
 
 import collections
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def test_shared_ways_read_one_table_by_different_hashes():
   np.testing.assert_array_equal(found[:, 0], apart['way_0'])
   np.testing.assert_array_equal(found[:, 1], apart['way_1'])
   # A plain sum cannot tell (a, b) from (b, a): twice the collisions of ordered pairs.
-  unordered = sharing({i: x for i, x in enumerate(np.sort(found, axis=1).T)})
+  unordered = sharing(dict(enumerate(np.sort(found, axis=1).T)))
   want = 1 - np.exp(-2 * n / m**2)
   assert abs(unordered - want) < 0.03
 
@@ -161,7 +162,7 @@ def test_each_way_fits_what_is_left_over(combine):
   for ways in (1, 2, 3, 4):
     codec = compress.multi_hash(11, ways=ways, combine=combine)(FULL)
     errors.append(float(jnp.sum(jnp.square(read(codec, codec.encode(x), ids) - x))))
-  assert all(after < before for before, after in zip(errors, errors[1:], strict=False))
+  assert all(after < before for before, after in itertools.pairwise(errors))
 
 
 def test_bucket_mean():

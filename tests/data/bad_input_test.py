@@ -173,12 +173,17 @@ def test_truncated(tmp_path, how, cut):
   refuses(tmp_path, 'is truncated or damaged', on_bad_row='skip')
 
 
-def test_damaged_gzip(tmp_path):
-  write(tmp_path, [HEAD, *GOOD * 500], 'train.csv.gz')
-  data = bytearray((tmp_path / 'train.csv.gz').read_bytes())
-  data[-6] ^= 1
-  (tmp_path / 'train.csv.gz').write_bytes(data)
-  refuses(tmp_path, 'train.csv.gz is truncated or damaged')
+# The zstd written here has no checksum of its content, so only damage to its frame can show.
+@pytest.mark.parametrize(
+  ('how', 'position'), [('gz', 0), ('gz', 0.3), ('gz', 0.6), ('gz', -6), ('zst', 0)]
+)
+def test_damaged(tmp_path, how, position):
+  rows = [f'{i % 2},{i * 7919 % 100003},{i * 31},{i % 7}' for i in range(2000)]
+  data = '\n'.join([HEAD, *rows, '']).encode()
+  data = bytearray(gzip.compress(data) if how == 'gz' else pa.compress(data, 'zstd', asbytes=True))
+  data[int(position * len(data)) if abs(position) < 1 else position] ^= 0xFF
+  (tmp_path / f'train.csv.{how}').write_bytes(data)
+  refuses(tmp_path, f'train.csv.{how} is truncated or damaged')
 
 
 def test_not_parquet(tmp_path):
@@ -212,9 +217,12 @@ def test_libsvm(tmp_path, line, message):
 def test_times(tmp_path):
   split = Split('time', column='when')
   schema = Schema('s', (Feature('user'),), files={'all': 'train.csv'}, split=split)
-  write(tmp_path, ['label,user,when', '1,a,10', '1,a,soon'])
-  with pytest.raises(ValueError, match=r"train\.csv:3: column 'when': 'soon': no time"):
-    encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
+  write(tmp_path, ['label,user,when', '1,a,10', '1,a,@'])
+  good = (tmp_path / 'train.csv').read_text()
+  for value in ('soon', 'nan', ''):
+    (tmp_path / 'train.csv').write_text(good.replace('@', value))
+    with pytest.raises(ValueError, match=rf"train\.csv:3: column 'when': '{value}': no time"):
+      encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
   features = (Feature('hour', 'bucket', transform='hour'),)
   for value in ('14102124', '14103200', '14130100', '14102100.5', '-1'):
     write(tmp_path, ['label,hour', '1,14102100', f'1,{value}'])

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from ctr_jax.data import datasets, encode, schema
+from ctr_jax.data import datasets, encode, files, schema
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -77,12 +77,12 @@ def test_encoded_once(fake, tmp_path, monkeypatch):
 
 
 def test_title_says_which_files(fake, tmp_path, monkeypatch):
-  title = datasets.resolve('frappe_x1', fake)[2]
-  assert title.startswith('Frappe_x1, train file of unknown md5 ')
-  md5 = datasets._md5(fake / 'frappe_x1/train.csv')
-  others = {datasets._md5(fake / f'frappe_x1/{split}.csv'): '' for split in ('valid', 'test')}
+  known, folder = datasets.resolve('frappe_x1', fake)
+  assert datasets.title(known, folder).startswith('Frappe_x1, train file of unknown md5 ')
+  md5 = files.md5(fake / 'frappe_x1/train.csv')
+  others = {files.md5(fake / f'frappe_x1/{split}.csv'): '' for split in ('valid', 'test')}
   monkeypatch.setattr(datasets.frappe, 'MD5', {md5: '', **others})
-  assert datasets.resolve('frappe_x1', fake)[2] == 'Frappe_x1'
+  assert datasets.title(known, folder) == 'Frappe_x1'
   monkeypatch.setattr(datasets.frappe, 'MD5', {md5: 'rebuilt train', **others})
   source = datasets.open_or_encode('frappe_x1', fake, tmp_path / 'cache', progress=False)
   assert source.title == 'Frappe_x1, rebuilt train'
@@ -100,9 +100,12 @@ def test_schema_file(fake, tmp_path):
     datasets.open_or_encode('no.toml')
 
 
-def test_knowing_data_sets_needs_no_database():
+def test_only_encoding_needs_the_database(fake, tmp_path):
+  source = datasets.open_or_encode('frappe_x1', fake, tmp_path / 'cache', progress=False)
   program = (
     'import sys; from ctr_jax.data import datasets\n'
+    f'source = datasets.open_or_encode("frappe_x1", {str(fake)!r}, {str(tmp_path / "cache")!r})\n'
+    f'assert source.checksum == {source.checksum!r}\n'
     'assert not {"ibis", "duckdb", "jax", "pyarrow"} & set(sys.modules), sorted(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)

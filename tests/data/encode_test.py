@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from ctr_jax.data import columns, datasets, encode, readers, storage, workspace
+from ctr_jax.data import columns, datasets, encode, engine, storage, workspace
 from ctr_jax.data.schema import Feature, Schema, Split
 from tests.data import reference
 
@@ -160,7 +160,7 @@ def test_split_by_time(raw, tmp_path, kind, cuts):
 
 def test_several_chunks(raw, tmp_path, monkeypatch):
   monkeypatch.setattr(storage, 'CHUNK', 64)
-  monkeypatch.setattr(readers, '_BATCH', 100)
+  monkeypatch.setattr(engine, 'BATCH', 100)
   source = run(SCHEMA, raw, tmp_path / 'out')
   expected, _ = reference.encode(SCHEMA, ROWS)
   assert_equal(everything(source), expected)
@@ -185,6 +185,15 @@ def test_changed_files_are_refused(tmp_path):
   run(schema, tmp_path, tmp_path / 'out')
   (tmp_path / 'train.csv').write_text('label,user\n1,a\n0,b\n')
   with pytest.raises(FileExistsError, match='other raw files'):
+    run(schema, tmp_path, tmp_path / 'out')
+
+
+def test_what_was_left_out_is_not_reused_unasked(tmp_path):
+  (tmp_path / 'train.csv').write_text('label,user\n1,a\n2,b\n')
+  schema = Schema('s', (Feature('user'),), files={'train': 'train.csv'})
+  run(schema, tmp_path, tmp_path / 'out', on_bad_row='skip')
+  assert run(schema, tmp_path, tmp_path / 'out', on_bad_row='skip').num_samples('train') == 1
+  with pytest.raises(FileExistsError, match='these files with malformed rows left out'):
     run(schema, tmp_path, tmp_path / 'out')
 
 

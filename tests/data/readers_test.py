@@ -1,6 +1,7 @@
 """Every format, compression and line end gives the rows that plain CSV gives."""
 
 import csv
+import glob
 import gzip
 import io
 import pathlib
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from ctr_jax.data import encode, ingest, readers
+from ctr_jax.data import encode, engine, files, ingest, readers
 from ctr_jax.data.schema import Feature, Schema
 from tests.data import reference
 
@@ -101,12 +102,20 @@ def test_glob_reads_files_in_the_order_of_their_names(tmp_path, expected):
   assert checksums(schema_of('part_*.csv'), tmp_path, tmp_path) == expected
 
 
+@pytest.mark.parametrize('name', ['a [1] {x}.csv', "it's?.csv", 'a*.parquet'])
+def test_odd_names(tmp_path, expected, name):
+  folder = tmp_path / 'data [0] *'
+  folder.mkdir()
+  (folder / name).write_bytes(_parquet(ROWS) if 'parquet' in name else reference.text(ROWS))
+  assert checksums(schema_of(glob.escape(name)), folder, tmp_path) == expected
+
+
 def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
   def fail(*_):
     raise ingest.duckdb.InvalidInputException('as for a malformed row')
 
   monkeypatch.setattr(readers, 'scan', fail)
-  monkeypatch.setattr(readers, '_BATCH', 40)
+  monkeypatch.setattr(engine, 'BATCH', 40)
   (tmp_path / 'a.csv').write_bytes(reference.text(ROWS))
   assert checksums(schema_of('a.csv'), tmp_path, tmp_path) == expected
 
@@ -176,22 +185,24 @@ def test_any_text_survives(tmp_path_factory, rows):
   schema = Schema('s', (Feature('a'), Feature('b')))
   layout = readers.layout(schema, pathlib.Path(folder / 'a.csv'))
   assert [fields for _, fields in readers.records(layout, None)] == rows
-  con = readers.connect(folder, '1GB')
-  with readers.quiet():
-    fast = [tuple(row.values()) for row in readers.rows(con, readers.scan(con, layout, 'scanned'))]
+  con = engine.connect(folder, '1GB')
+  with engine.quiet():
+    fast = [tuple(row.values()) for row in engine.rows(con, readers.scan(con, layout, 'scanned'))]
   con.con.close()
   assert fast == [tuple(c or None for c in row) for row in rows]
 
 
 def test_no_files(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"No train files of 's': nothing matches .*a\.csv"):
-    readers.find_files(schema_of('a.csv'), tmp_path)
+  with pytest.raises(
+    FileNotFoundError, match=r"No train files of 's': nothing in .* matches a\.csv or a\.csv\.gz"
+  ):
+    files.find(schema_of('a.csv'), tmp_path)
   with pytest.raises(ValueError, match='names no files'):
-    readers.find_files(Schema('s', FEATURES), tmp_path)
+    files.find(Schema('s', FEATURES), tmp_path)
 
 
 def test_plain_and_compressed_twins(tmp_path):
   (tmp_path / 'a.csv').write_bytes(b'x')
   (tmp_path / 'a.csv.gz').write_bytes(b'x')
   with pytest.raises(ValueError, match=r'a\.csv is there both plain and compressed'):
-    readers.find_files(schema_of('a.csv'), tmp_path)
+    files.find(schema_of('a.csv'), tmp_path)

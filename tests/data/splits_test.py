@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ctr_jax.data import readers, splits
+from ctr_jax.data import engine, splits
 from tests.data import reference
 
 
@@ -13,13 +13,13 @@ from tests.data import reference
 def test_hash_is_the_same_in_the_engine_and_in_python(tmp_path, seed):
   fractions = (0.8, 0.1, 0.1)
   rows = [*range(3000), 2**31 + 5, 2**32 - 1, 2**32, 2**40 + 12345, 2**45]
-  con = readers.connect(tmp_path, '1GB')
-  with readers.quiet():
+  con = engine.connect(tmp_path, '1GB')
+  with engine.quiet():
     con.create_table('rows', ibis.memtable(pa.table({'row': rows})))
     mixed = splits._mix(con, con.table('rows'), seed)
     part = splits._at_random(mixed.mixed, fractions)
     found = [
-      row['part'] for row in readers.rows(con, mixed.select('row', part=part).order_by('row'))
+      row['part'] for row in engine.rows(con, mixed.select('row', part=part).order_by('row'))
     ]
   con.con.close()
   assert found == [reference.random_part(seed, row, fractions) for row in rows]

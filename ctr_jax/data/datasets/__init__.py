@@ -10,7 +10,7 @@ import hashlib
 import os
 import pathlib
 
-from ctr_jax.data import columns
+from ctr_jax.data import columns, files
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.data.datasets import avazu, criteo, frappe, movielens, yelp
 
@@ -45,20 +45,29 @@ def find(name: str, data_dir=None) -> pathlib.Path:
   )
 
 
-def resolve(name_or_path: str, data_dir=None) -> tuple[schema_lib.Schema, pathlib.Path, str]:
-  """(schema, folder of the raw files, title) of a known set's name or of a schema file."""
+def resolve(name_or_path: str, data_dir=None) -> tuple[schema_lib.Schema, pathlib.Path]:
+  """(schema, folder of the raw files) of a known set's name or of a schema file."""
   if name_or_path in KNOWN:
-    module = KNOWN[name_or_path]
-    folder = find(name_or_path, data_dir)
-    schema = module.SCHEMAS[name_or_path]
-    return schema, folder, _title(module, schema, folder)
+    return KNOWN[name_or_path].SCHEMAS[name_or_path], find(name_or_path, data_dir)
   path = pathlib.Path(name_or_path)
   if not path.is_file():
     raise FileNotFoundError(
       f'{name_or_path!r} is neither a schema file nor a known data set ({", ".join(KNOWN)}).'
     )
-  schema = schema_lib.Schema.from_toml(path)
-  return schema, pathlib.Path(data_dir or path.parent), schema.name
+  return schema_lib.Schema.from_toml(path), pathlib.Path(data_dir or path.parent)
+
+
+def title(schema: schema_lib.Schema, folder: pathlib.Path) -> str:
+  """How results should call the data: a known set's title and what its files' md5 say of them."""
+  module = KNOWN.get(schema.name)
+  if module is None or schema != module.SCHEMAS[schema.name]:
+    return schema.name
+  notes = [module.TITLES[schema.name]]
+  if module.MD5:
+    for split, paths in files.find(schema, folder).items():
+      md5 = files.md5(paths[0])
+      notes.append(module.MD5.get(md5, f'{split} file of unknown md5 {md5[:8]}'))
+  return ', '.join(note for note in notes if note)
 
 
 def open_or_encode(name_or_path: str, data_dir=None, cache_dir=None, **options) -> columns.Columns:
@@ -71,35 +80,15 @@ def open_or_encode(name_or_path: str, data_dir=None, cache_dir=None, **options) 
       told apart by schema and by the raw files' names, sizes and times of change.
     **options: of `encode.encode`.
   """
-  # The one place that needs the database, and only where something is to be encoded.
-  from ctr_jax.data import encode, readers
-
-  schema, folder, title = resolve(name_or_path, data_dir)
-  raw = encode.identity(readers.find_files(schema, folder), folder)
-  key = hashlib.sha256(f'{schema.digest} {raw} {options.get("on_bad_row")}'.encode()).hexdigest()
+  schema, folder = resolve(name_or_path, data_dir)
+  raw = files.identity(files.find(schema, folder), folder)
+  policy = options.get('on_bad_row', 'error')
+  key = hashlib.sha256(f'{schema.digest} {raw} {policy}'.encode()).hexdigest()
   cache = cache_dir or os.environ.get('CTR_JAX_CACHE') or pathlib.Path.home() / '.cache' / 'ctr_jax'
   out = pathlib.Path(cache) / f'{schema.name}-{key[:16]}'
   if out.exists():
     return columns.open_columns(out)
-  return encode.encode(schema, folder, out, title=title, **options)
+  # The one place that needs the database, and only where something is to be encoded.
+  from ctr_jax.data import encode
 
-
-def _title(module, schema, folder):
-  from ctr_jax.data import readers
-
-  notes = [module.TITLES[schema.name]]
-  if module.MD5:
-    for split, paths in readers.find_files(schema, folder).items():
-      md5 = _md5(paths[0])
-      notes.append(module.MD5.get(md5, f'{split} file of unknown md5 {md5[:8]}'))
-  return ', '.join(note for note in notes if note)
-
-
-def _md5(path):
-  from ctr_jax.data import readers
-
-  digest = hashlib.md5(usedforsecurity=False)
-  with readers.whole(path), readers.open_stream(path) as file:
-    while block := file.read(1 << 20):
-      digest.update(block)
-  return digest.hexdigest()
+  return encode.encode(schema, folder, out, title=title(schema, folder), **options)
