@@ -31,8 +31,8 @@ _NET = flags.DEFINE_enum('net', 'dcn', list(_RECIPES), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', 'dense', ['dense', 'rows'], 'dense: the published recipe; rows: row-wise Adagrad.'
 )
-_ROWS_LR = flags.DEFINE_float('rows_learning_rate', 0.05, 'Of row-wise Adagrad.')
-_ROWS_L2 = flags.DEFINE_float('rows_l2', 1e-3, 'On the touched rows.')
+_ROWS_LR = flags.DEFINE_float('rows_learning_rate', 0.003, 'Of row-wise Adagrad.')
+_ROWS_L2 = flags.DEFINE_float('rows_l2', 1.0, 'On the touched rows.')
 
 
 def trial() -> trials.Trial:

@@ -30,11 +30,15 @@ class Settings:
     return {} if net in ('lr', 'fm') else {'dropout': self.dropout}
 
 
+def _rows(learning_rate: float, l2: float) -> trials.Optimizer:
+  return trials.Optimizer(rows_learning_rate=learning_rate, l2=l2)
+
+
 _BY_NAME = {
   'synthetic': Settings(dim=8, epochs=5, batch_size=1024),
-  'frappe_x1': Settings(dim=10, epochs=30),
-  'ml1m_partial': Settings(dim=10, epochs=10),
-  'yelp_implicit': Settings(dim=16, epochs=8),
+  'frappe_x1': Settings(dim=10, epochs=30, optimizer=_rows(0.003, 1.0)),
+  'ml1m_partial': Settings(dim=10, epochs=15, optimizer=_rows(0.003, 1.0)),
+  'yelp_implicit': Settings(dim=16, epochs=8, optimizer=_rows(0.003, 1.0)),
 }
 
 

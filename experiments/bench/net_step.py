@@ -25,6 +25,12 @@ _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Turns of each contestant.')
 _STEPS = flags.DEFINE_integer('steps', 16, 'Steps in a turn.')
 _BATCH = flags.DEFINE_integer('batch', 4096, 'Samples per step.')
 _ONLY = flags.DEFINE_list('only', [], 'Only these contestants.')
+_PATIENCE = flags.DEFINE_float(
+  'patience',
+  0.0,
+  'On a shared machine: repeat a turn in which other processes used more than a tenth of the cores, '
+  'for at most so many seconds.',
+)
 _RESULT = flags.DEFINE_string(
   'result', str(common.RESULTS / 'bench_net_step.json'), 'Where to write.'
 )
@@ -101,6 +107,16 @@ def work(name: str) -> None:
     print(*seconds, file=answers, flush=True)
 
 
+def _busy() -> float:
+  """CPU seconds that all processes of this machine have used; 0 where that is not to be read."""
+  try:
+    words = pathlib.Path('/proc/stat').read_text().split('\n', 1)[0].split()[1:]
+  except OSError:
+    return 0.0
+  user, nice, system, _, _, interrupts, soft, *_ = map(int, words)
+  return (user + nice + system + interrupts + soft) / os.sysconf('SC_CLK_TCK')
+
+
 class Worker:
   """The process of one contestant, asleep between its turns."""
 
@@ -126,6 +142,21 @@ class Worker:
     wall, cpu = map(float, self._process.stdout.readline().split())
     return wall / steps, cpu / steps
 
+  def undisturbed(self, steps: int, patience: float) -> tuple[float, float, float]:
+    """A turn, and the share of the cores that others had: the calmest within `patience` seconds."""
+    end, best = time.perf_counter() + patience, None
+    while best is None or (best[2] > 0.1 and time.perf_counter() < end):
+      if best is not None:
+        time.sleep(0.5)
+      start, busy = time.perf_counter(), _busy()
+      wall, cpu = self.run(steps)
+      cores = (time.perf_counter() - start) * os.cpu_count()
+      # One step more than `steps`: the one that wakes the worker up.
+      others = max(0.0, (_busy() - busy - cpu * (steps + 1)) / cores)
+      if best is None or others < best[2]:
+        best = wall, cpu, others
+    return best
+
   def close(self):
     self._process.stdin.close()
     self._process.wait()
@@ -140,7 +171,7 @@ def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
   turns = {name: [] for name, worker in workers.items() if worker.installed}
   for _ in range(rounds):
     for name, found in turns.items():
-      found.append(workers[name].run(steps))
+      found.append(workers[name].undisturbed(steps, _PATIENCE.value))
   for worker in workers.values():
     worker.close()
   reference = turns.get('torch')
@@ -148,19 +179,20 @@ def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
 
 
 def line(name, turns, reference, batch) -> dict[str, Any]:
-  """One row of the table, from turns of (seconds, CPU seconds) per step."""
+  """One row of the table, from turns of (seconds, CPU seconds, others) per step."""
   if turns is None:
     return {'name': name, 'samples_per_second': None}
-  walls, cpus = zip(*turns, strict=True)
+  walls, cpus, others = zip(*turns, strict=True)
   found = {
     'name': name,
     'samples_per_second': batch / statistics.median(walls),
     'best_samples_per_second': batch / min(walls),
     'cpu_ms_per_step': 1e3 * statistics.median(cpus),
     'seconds_per_step': walls,
+    'share_of_others': others,
   }
   if reference:
-    ratios = [theirs / ours for (theirs, _), ours in zip(reference, walls, strict=True)]
+    ratios = [theirs / ours for (theirs, *_), ours in zip(reference, walls, strict=True)]
     found['times_torch'] = statistics.median(ratios)
   return found
 

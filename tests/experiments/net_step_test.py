@@ -77,8 +77,8 @@ def test_stock_layers_are_the_same_net():
 
 
 def test_table_names_ratios_and_what_is_not_installed():
-  theirs = [(0.2, 0.4), (0.3, 0.6), (0.2, 0.4)]
-  ours = [(0.1, 0.2), (0.1, 0.2), (0.2, 0.3)]
+  theirs = [(0.2, 0.4, 0.0), (0.3, 0.6, 0.0), (0.2, 0.4, 0.1)]
+  ours = [(0.1, 0.2, 0.0), (0.1, 0.2, 0.0), (0.2, 0.3, 0.0)]
   turns = {'torch': theirs, 'ours': ours, 'other': None}
   lines = [net_step.line(name, found, theirs, 4096) for name, found in turns.items()]
   assert lines[1]['times_torch'] == pytest.approx(2.0)  # Of 2, 3 and 1.
