@@ -25,11 +25,11 @@ _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Turns of each contestant.')
 _STEPS = flags.DEFINE_integer('steps', 16, 'Steps in a turn.')
 _BATCH = flags.DEFINE_integer('batch', 4096, 'Samples per step.')
 _ONLY = flags.DEFINE_list('only', [], 'Only these contestants.')
-_PATIENCE = flags.DEFINE_float(
-  'patience',
-  0.0,
-  'On a shared machine: repeat a turn in which other processes used more than a tenth of the cores, '
-  'for at most so many seconds.',
+_CORES = flags.DEFINE_integer(
+  'cores',
+  None,
+  'Use only so many cores. With one, nobody spins while waiting, so that CPU times can be compared '
+  'even on a machine that others use too.',
 )
 _RESULT = flags.DEFINE_string(
   'result', str(common.RESULTS / 'bench_net_step.json'), 'Where to write.'
@@ -79,12 +79,19 @@ def contestants() -> dict[str, Contestant]:
   }
 
 
+def cores() -> int:
+  """How many cores each contestant may use."""
+  return _CORES.value or len(os.sched_getaffinity(0))
+
+
 def work(name: str) -> None:
   """A contestant's process: reads numbers of steps, answers seconds and CPU seconds.
 
   A process of its own, so that no library's waiting threads and no allocator's settings meet
   another's.
   """
+  if _CORES.value:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: _CORES.value])
   # The answers go where stdout went; what libraries print goes to stderr.
   answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -107,21 +114,11 @@ def work(name: str) -> None:
     print(*seconds, file=answers, flush=True)
 
 
-def _busy() -> float:
-  """CPU seconds that all processes of this machine have used; 0 where that is not to be read."""
-  try:
-    words = pathlib.Path('/proc/stat').read_text().split('\n', 1)[0].split()[1:]
-  except OSError:
-    return 0.0
-  user, nice, system, _, _, interrupts, soft, *_ = map(int, words)
-  return (user + nice + system + interrupts + soft) / os.sysconf('SC_CLK_TCK')
-
-
 class Worker:
   """The process of one contestant, asleep between its turns."""
 
   def __init__(self, name: str, contestant: Contestant):
-    flags_of_it = [f'--worker={name}', f'--batch={_BATCH.value}']
+    flags_of_it = [f'--worker={name}', f'--batch={_BATCH.value}', f'--cores={cores()}']
     self._process = subprocess.Popen(
       [sys.executable, '-m', 'experiments.bench.net_step', *flags_of_it],
       env=os.environ | contestant.environment,
@@ -142,21 +139,6 @@ class Worker:
     wall, cpu = map(float, self._process.stdout.readline().split())
     return wall / steps, cpu / steps
 
-  def undisturbed(self, steps: int, patience: float) -> tuple[float, float, float]:
-    """A turn, and the share of the cores that others had: the calmest within `patience` seconds."""
-    end, best = time.perf_counter() + patience, None
-    while best is None or (best[2] > 0.1 and time.perf_counter() < end):
-      if best is not None:
-        time.sleep(0.5)
-      start, busy = time.perf_counter(), _busy()
-      wall, cpu = self.run(steps)
-      cores = (time.perf_counter() - start) * os.cpu_count()
-      # One step more than `steps`: the one that wakes the worker up.
-      others = max(0.0, (_busy() - busy - cpu * (steps + 1)) / cores)
-      if best is None or others < best[2]:
-        best = wall, cpu, others
-    return best
-
   def close(self):
     self._process.stdin.close()
     self._process.wait()
@@ -171,7 +153,7 @@ def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
   turns = {name: [] for name, worker in workers.items() if worker.installed}
   for _ in range(rounds):
     for name, found in turns.items():
-      found.append(workers[name].undisturbed(steps, _PATIENCE.value))
+      found.append(workers[name].run(steps))
   for worker in workers.values():
     worker.close()
   reference = turns.get('torch')
@@ -179,35 +161,37 @@ def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
 
 
 def line(name, turns, reference, batch) -> dict[str, Any]:
-  """One row of the table, from turns of (seconds, CPU seconds, others) per step."""
+  """One row of the table, from turns of (seconds, CPU seconds) per step."""
   if turns is None:
     return {'name': name, 'samples_per_second': None}
-  walls, cpus, others = zip(*turns, strict=True)
+  walls, cpus = zip(*turns, strict=True)
   found = {
     'name': name,
     'samples_per_second': batch / statistics.median(walls),
     'best_samples_per_second': batch / min(walls),
     'cpu_ms_per_step': 1e3 * statistics.median(cpus),
     'seconds_per_step': walls,
-    'share_of_others': others,
+    'cpu_seconds_per_step': cpus,
   }
   if reference:
-    ratios = [theirs / ours for (theirs, *_), ours in zip(reference, walls, strict=True)]
-    found['times_torch'] = statistics.median(ratios)
+    theirs_of = dict(zip(('wall', 'cpu'), zip(*reference, strict=True), strict=True))
+    for key, here in (('wall', walls), ('cpu', cpus)):
+      ratios = [theirs / ours for theirs, ours in zip(theirs_of[key], here, strict=True)]
+      found[f'times_torch_{key}'] = statistics.median(ratios)
   return found
 
 
 def render(found: dict[str, Any]) -> str:
-  """A Markdown table."""
-  cells = []
+  """A Markdown table: wall time (median, best turn, ratio), then CPU time and its ratio."""
+  cells, reference = [], any('times_torch_wall' in row for row in found['rows'])
   for row in found['rows']:
     if row['samples_per_second'] is None:
-      cells.append([row['name'], 'not measured', '', '', ''])
+      cells.append([row['name'], 'not measured', *[''] * 4])
       continue
     speeds = [f'{row[key] / 1e3:.1f}k' for key in ('samples_per_second', 'best_samples_per_second')]
-    ratio = f'{row["times_torch"]:.2f}×' if 'times_torch' in row else ''
-    cells.append([row['name'], *speeds, ratio, f'{row["cpu_ms_per_step"]:.0f}'])
-  header = ('training step', 'samples/s', 'best turn', 'of torch', 'CPU ms per step')
+    ratios = [f'{row[f"times_torch_{k}"]:.2f}×' if reference else '' for k in ('wall', 'cpu')]
+    cells.append([row['name'], *speeds, ratios[0], f'{row["cpu_ms_per_step"]:.0f}', ratios[1]])
+  header = ('training step', 'samples/s', 'best turn', 'of torch', 'CPU ms per step', 'of torch')
   return report.table(header, cells)
 
 
@@ -237,7 +221,7 @@ def caption(found: dict[str, Any]) -> str:
     f'DCN, {len(recipe["rows"])} features × dim {recipe["dim"]}, MLP {list(recipe["hidden"])}, '
     f'{recipe["cross"]} cross layers, batch {recipe["batch"]}; medians of {found["rounds"]} '
     f'interleaved turns of {found["steps_per_turn"]} steps. {found["hardware"]}, '
-    f'{where["cpu_cores"]} cores, device {where["device"]}, {versions}, {where["date"]}. '
+    f'{found["cores"]} of {where["cpu_cores"]} cores, {versions}, {where["date"]}. '
     f'`{found["command"]}`'
   )
 
@@ -251,6 +235,7 @@ def main() -> None:
     'environment': common.environment() | _versions(),
     'recipe': bench.Recipe(batch=_BATCH.value)._asdict(),
     'hardware': _hardware(),
+    'cores': cores(),
     'rounds': _ROUNDS.value,
     'steps_per_turn': _STEPS.value,
     'rows': measure(_ROUNDS.value, _STEPS.value),

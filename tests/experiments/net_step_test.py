@@ -77,11 +77,12 @@ def test_stock_layers_are_the_same_net():
 
 
 def test_table_names_ratios_and_what_is_not_installed():
-  theirs = [(0.2, 0.4, 0.0), (0.3, 0.6, 0.0), (0.2, 0.4, 0.1)]
-  ours = [(0.1, 0.2, 0.0), (0.1, 0.2, 0.0), (0.2, 0.3, 0.0)]
+  theirs = [(0.2, 0.4), (0.3, 0.6), (0.2, 0.4)]
+  ours = [(0.1, 0.1), (0.1, 0.1), (0.2, 0.1)]
   turns = {'torch': theirs, 'ours': ours, 'other': None}
   lines = [net_step.line(name, found, theirs, 4096) for name, found in turns.items()]
-  assert lines[1]['times_torch'] == pytest.approx(2.0)  # Of 2, 3 and 1.
+  assert lines[1]['times_torch_wall'] == pytest.approx(2.0)  # Of 2, 3 and 1.
+  assert lines[1]['times_torch_cpu'] == pytest.approx(4.0)  # Of 4, 6 and 4.
   assert lines[1]['samples_per_second'] == pytest.approx(4096 / 0.1)
   table = net_step.render({'rows': lines})
   assert '| other         | not measured' in table
