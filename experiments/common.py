@@ -28,7 +28,7 @@ DATA = flags.DEFINE_string(
   'data',
   'synthetic',
   'synthetic, synthetic_small or synthetic_large_ids (these need nothing), a known set (frappe_x1, '
-  'ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema .toml for logs of your own.',
+  'ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema .toml for your own logs.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',

@@ -32,7 +32,8 @@ def test_no_module_is_a_usage_message():
 
 
 def test_an_old_python_is_refused_in_words(tmp_path):
-  old = executable(tmp_path / 'python3', 'if [ "$1" = -V ]; then echo Python 3.8.18; else exit 1; fi')
+  script = 'if [ "$1" = -V ]; then echo Python 3.8.18; else exit 1; fi'
+  old = executable(tmp_path / 'python3', script)
   done = run('pytest', PYTHON=old, CTR_JAX_VENV=str(tmp_path / 'venv'))
   assert done.returncode == 1
   assert 'needs Python 3.11 or newer' in done.stderr
