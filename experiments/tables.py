@@ -73,6 +73,8 @@ def render(name: str) -> str:
   """The text that stands between the markers of table NAME."""
   if name == 'bars_frappe':
     return bars()
+  if not (common.RESULTS / f'{name}.json').exists():
+    return f'Not measured yet (experiments/results/{name}.json).'
   return bench(name) if name.startswith('bench_') else ladder(name)
 
 

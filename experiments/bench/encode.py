@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
-from absl import app, flags
+from absl import flags
+
+from ctr_jax.train import loop
+from experiments import common, report
 
 _ROWS = flags.DEFINE_multi_integer('rows', [2_000_000, 8_000_000], 'Rows of the files to encode.')
 _MEMORY = flags.DEFINE_string('memory', '1GB', 'Memory limit of the database.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the files; default: a temporary one.')
-_RESULT = flags.DEFINE_string('result', 'experiments/results/bench_encode.json', 'Where to write.')
+_FOLDER = flags.DEFINE_string('folder', None, 'Folder for the files; default: a temporary one.')
+_OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_encode.json'), 'Where to write.')
 
 # Distinct values of Criteo's 26 id columns, the largest cut to what a day of it holds.
 _SIZES = (1460, 583, 5_000_000, 2_000_000, 305, 24, 12517, 633, 3, 93145, 5683, 4_000_000, 3194)
@@ -102,32 +104,68 @@ def measure(rows: int, folder: pathlib.Path, memory: str) -> dict:
   }
 
 
-def main(_):
+def table(runs: list[dict]) -> str:
+  """Markdown: a line per size."""
+  header = (
+    'rows',
+    'rows/s',
+    'seconds',
+    'CPU seconds',
+    'peak memory',
+    'raw',
+    'encoded',
+    'load before',
+  )
+  return report.table(
+    header,
+    [
+      (
+        f'{x["rows"]:,}',
+        f'{x["rows_per_second"]:,}',
+        x['seconds'],
+        x['cpu_seconds'],
+        f'{x["peak_mb"]} MB ({x["peak_mb"] / runs[0]["peak_mb"]:.2f}×)',
+        f'{x["raw_mb"]} MB',
+        f'{x["encoded_mb"]} MB',
+        x['load_before'],
+      )
+      for x in runs
+    ],
+  )
+
+
+def caption(where: dict) -> str:
+  return (
+    f'Criteo-shaped rows, 40 columns, database limited to {_MEMORY.value}; `load before` is the '
+    f"machine's load average when a run began (0 = idle); {where['cpu_cores']} cores, "
+    f'duckdb {where["duckdb"]}, {where["date"]}. `{common.command("bench.encode")}`'
+  )
+
+
+def main() -> None:
   """Measures each size and writes the result."""
-  folder = pathlib.Path(_WORKDIR.value or tempfile.mkdtemp(prefix='bench_encode_'))
+  folder = pathlib.Path(_FOLDER.value or tempfile.mkdtemp(prefix='bench_encode_'))
   runs = []
   for rows in _ROWS.value:
     runs.append(measure(rows, folder, _MEMORY.value))
     print(json.dumps(runs[-1]), flush=True)
-  packages = ('ibis-framework', 'duckdb', 'tensorstore', 'pyarrow', 'numpy')
-  result = {
-    'runs': runs,
-    'columns': 40,
-    'memory_limit': _MEMORY.value,
-    'platform': platform.platform(),
-    'cpus': os.cpu_count(),
-    'python': platform.python_version(),
-    'versions': {name: importlib.metadata.version(name) for name in packages},
+  environment = common.environment() | {
+    name: importlib.metadata.version(name) for name in ('ibis-framework', 'duckdb', 'tensorstore')
   }
-  if len(runs) > 1:
-    result['peak_ratio'] = round(runs[-1]['peak_mb'] / runs[0]['peak_mb'], 3)
-    print(f'peak memory, last against first: {result["peak_ratio"]}')
-  path = pathlib.Path(_RESULT.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(result, indent=1) + '\n')
-  if not _WORKDIR.value:
+  result = {
+    'experiment': 'bench.encode',
+    'command': common.command('bench.encode'),
+    'environment': environment,
+    'memory_limit': _MEMORY.value,
+    'runs': runs,
+    'table': table(runs),
+    'caption': caption(environment),
+  }
+  print(f'\n{result["table"]}\n\n{result["caption"]}')
+  loop.write_json(pathlib.Path(_OUT.value), result)
+  if not _FOLDER.value:
     shutil.rmtree(folder)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  common.run(main)
