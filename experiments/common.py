@@ -144,6 +144,7 @@ def environment() -> dict[str, Any]:
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
     'cpu_cores': len(os.sched_getaffinity(0)),
+    'load_average': round(os.getloadavg()[2], 1),
     'machine': platform.machine(),
     'python': platform.python_version(),
     **{name: importlib.metadata.version(name) for name in packages},

@@ -73,8 +73,14 @@ def caption(found: dict[str, Any]) -> str:
     f'{found.get("title", found["data"])}: {samples["train"]:,} / {samples["valid"]:,} / '
     f'{samples["test"]:,} samples; {count} seed{"s" * (count > 1)}'
     f'{" (mean ± standard deviation)" * (count > 1)}; {where["device"]}, '
-    f'{where["cpu_cores"]} cores, jax {where["jax"]}, {where["date"]}. `{found["command"]}`'
+    f'{where["cpu_cores"]} cores{_load(where)}, jax {where["jax"]}, {where["date"]}. '
+    f'`{found["command"]}`'
   )
+
+
+def _load(where: dict[str, Any]) -> str:
+  """How busy the machine was, since that is what absolute speeds depend on first."""
+  return f', load average {where["load_average"]:.1f}' if 'load_average' in where else ''
 
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:

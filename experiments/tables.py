@@ -1,6 +1,6 @@
 r"""Committed results → the tables of README.md and experiments/RESULTS.md.
 
-  python -m experiments.tables           # rewrites the tables between their markers
+  python -m experiments.tables           # rewrites the tables between their markers, and pictures
   python -m experiments.tables --check   # fails if a table is not what the results say
 
 A document holds `<!-- table: NAME -->` ... `<!-- end -->`; NAME is a result file in
@@ -59,8 +59,10 @@ def bars() -> str:
 
 
 def ladder(name: str) -> str:
+  """The rungs of one data set, how they were measured, and the picture."""
   found = load(name)
-  return f'{report.ladder(found)}\n\n{report.caption(found)}'
+  picture = f'![AUC against bytes](/experiments/results/{name}.png)'
+  return f'{report.ladder(found)}\n\n{report.caption(found)}\n\n{picture}'
 
 
 def bench(name: str) -> str:
@@ -85,6 +87,9 @@ def fill(text: str) -> str:
 
 def main(argv) -> None:
   del argv
+  if not _CHECK.value:
+    for path in common.RESULTS.glob('massive_to_compact_*.json'):
+      report.figure(load(path.stem), path.with_suffix('.png'))
   stale = []
   for name in _DOCUMENTS:
     path: pathlib.Path = common.PROJECT / name
