@@ -33,9 +33,11 @@ if ! cmp -s requirements.txt "$venv/requirements.installed"; then
   cp requirements.txt "$venv/requirements.installed"
 fi
 
-# XLA's buffers are megabytes, made and freed in every step. glibc gives such memory back to the
-# system at once, which then clears it again page by page: 18,000 page faults a step of the DCN, a
-# fifth of its CPU time. Kept, and in huge pages, it is 350. Other C libraries ignore the variable.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8589934592}
+# XLA takes tens of megabytes for each step and frees them after it; glibc gives such memory back to
+# the system, which clears it again page by page: 18,000 page faults a step of the DCN. Told to keep
+# it, glibc spares a fifth of the CPU time (experiments/bench/net_step.py). Others ignore these.
+export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1}
+export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-4294967296}
 
 exec "$venv/bin/python" -m "$@"

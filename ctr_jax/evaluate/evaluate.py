@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class Scores(NamedTuple):
 def scorer(model: predict.Model):
   """A jitted (arrays, net, index, values) → logits [batch]."""
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=predict.compiler_options())
   def score(arrays, net, index, values):
     rows = predict.gather_all(model, arrays, index)
     return predict.logits(model, net, rows, values)[0]

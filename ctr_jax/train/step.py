@@ -115,7 +115,7 @@ def compiled(model: predict.Model, recipe: state_lib.Recipe):
   def train_step(state, inputs):
     return step(model, recipe, state, inputs)
 
-  return jax.jit(train_step, donate_argnums=0)
+  return jax.jit(train_step, donate_argnums=0, compiler_options=predict.compiler_options())
 
 
 def l2_on_tables(l2: float) -> optax.GradientTransformation:

@@ -5,8 +5,8 @@ r"""Training throughput of a whole net on small tables: DCN by the BARS recipe f
   python -m experiments.bench.net_step --cores=1                 # on a busy machine
 
 10 features × dim 10, MLP [400]*3 beside 3 cross layers, batch 4096, batch norm, dropout 0.2, dense
-Adam over net and tables, L2 over whole tables, gradient clip. Contestants live in processes of their
-own and take turns; ratios are of turns of the same round. Peers that are not installed
+Adam over net and tables, L2 over whole tables, gradient clip. Contestants live in processes of
+their own and take turns; ratios are of turns of the same round. Peers that are not installed
 (`pip install ctr_jax[bench]`) are 'not measured'. On a busy machine use --cores=1 and compare CPU
 times: with two, torch's threads burn them while they wait for a core that others have.
 
@@ -14,18 +14,19 @@ What was tried, with the prediction first; CPU time of a step on one core, ours 
 
 - Threefry costs a third → mask by a counter hash: Flax's own layers 1.95 → 1.55.
 - Batch norm's backward (strided column sums, stored masks) costs a third → hand-written backward
-  that reads the masks off the output: only 1.55 → 1.45. XLA's column sums are not slow (0.2-0.5 ms).
+  that reads the masks off the output: only 1.55 → 1.45. XLA's column sums are fast (0.2-0.5 ms).
 - The 40 ms that the backward could not account for were not arithmetic but the kernel's: XLA takes
   74 MB a step and frees them, glibc returns them, 18,000 page faults. Settings for malloc, or eight
   steps in one call (`lax.scan`), which share an allocation on every system: 1.45 → 1.14.
 - Products by Eigen and not by YNNPACK: 1.14 → 1.00 (the products alone 0.90 → 0.78).
 - No difference beyond the noise of ±3%: sums over the batch as products with ones, in two levels
-  (variadic ones are ten times slower), E[x²] - mean², fewer stored arrays in the backward, Adam over
-  one flat vector, neither Adam nor clip (2%), oneDNN, fast math, other schedulers, wider vectors.
+  (variadic ones are ten times slower), E[x²] - mean², fewer stored arrays in the backward, Adam
+  over one flat vector, neither Adam nor clip (2%), oneDNN, fast math, other
+  schedulers, wider vectors.
 - Tables are 2% of a step: ten gathers and a stack 1.0, concatenated along columns 0.85, one stacked
   array and one gather 0.55, products with one-hot rows for tiny tables 1.25.
 
-So 78% of what is left are matrix products, and no step can be faster than 2.2 times torch's here.
+So 78% of what is left are matrix products: on one core no step can be over 2.3 times torch's.
 """
 
 import importlib.metadata
