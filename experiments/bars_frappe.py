@@ -26,6 +26,7 @@ _RECIPES = {
   'lr': (1e-5, {}, 0.9356),
 }
 
+flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.set_default(common.DATA, 'frappe_x1')
 _NET = flags.DEFINE_enum('net', 'dcn', list(_RECIPES), 'The net.')
 _MODE = flags.DEFINE_enum(

@@ -10,6 +10,7 @@ from absl import flags
 from ctr_jax import models
 from experiments import common, report, settings, trials
 
+flags.adopt_module_key_flags(common)  # So that --help shows them.
 _NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', None, ['rows', 'dense'], 'rows: touched rows move; dense: Adam over whole tables.'

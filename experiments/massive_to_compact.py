@@ -15,6 +15,7 @@ from ctr_jax import compress
 from ctr_jax.data import columns
 from experiments import common, report, settings, trials
 
+flags.adopt_module_key_flags(common)  # So that --help shows them.
 _NET = flags.DEFINE_string('net', 'dcn', 'lr, fm, dnn, deepfm, dcn or dcnv2.')
 _WAYS = flags.DEFINE_integer('ways', 2, 'Hashes of each core id.')
 _RATIO = flags.DEFINE_float('ratio', 4.0, 'How many times fewer rows a hashed table stores.')
