@@ -36,10 +36,13 @@ _SIZES = (1460, 583, 5_000_000, 2_000_000, 305, 24, 12517, 633, 3, 93145, 5683, 
 _SIZES += (27, 14992, 3_000_000, 10, 5652, 2173, 4, 3_500_000, 18, 15, 286181, 105, 142572)
 _CHUNK = 100_000
 _CHILD = """
-import sys
+import pathlib, resource, sys
 from ctr_jax.data import encode
 from ctr_jax.data.datasets import criteo
 encode.encode(criteo.schema(), sys.argv[1], sys.argv[2], memory=sys.argv[3])
+# Not ru_maxrss, which on Linux begins with that of the process that started this one.
+status = pathlib.Path('/proc/self/status').read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith('VmHWM')))
 """
 
 
@@ -84,8 +87,11 @@ def measure(rows: int, folder: pathlib.Path, memory: str) -> dict:
   # On a busy machine the seconds are others' too; the processor's own seconds are not.
   load = os.getloadavg()[0]
   began = time.monotonic()
-  child = subprocess.Popen([sys.executable, '-c', _CHILD, str(raw), str(out), memory])
-  # Not `wait`: only this tells the peak of this one child.
+  command = [sys.executable, '-c', _CHILD, str(raw), str(out), memory]
+  child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+  with child.stdout:
+    printed = child.stdout.read()
+  # Not `wait`: only this tells the processor time of this one child.
   _, status, usage = os.wait4(child.pid, 0)
   child.returncode = os.waitstatus_to_exitcode(status)
   seconds = time.monotonic() - began
@@ -98,7 +104,7 @@ def measure(rows: int, folder: pathlib.Path, memory: str) -> dict:
     'rows_per_second': round(rows / seconds),
     'cpu_seconds': round(usage.ru_utime + usage.ru_stime, 2),
     'load_before': round(load, 1),
-    'peak_mb': round(usage.ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)),
+    'peak_mb': round(int(printed) / 2**10),
     'raw_mb': round((raw / 'train.txt').stat().st_size / 2**20),
     'encoded_mb': round(encoded / 2**20),
   }

@@ -14,7 +14,8 @@ def run(*arguments):
 
 
 def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
-  flags = ('--data=synthetic_small', '--epochs=1', '--seeds=2', '--core_rows=100', '--net=fm')
+  flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--seeds=2')
+  flags += ('--core_rows=100', '--net=fm')
   done = run(*flags, f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
