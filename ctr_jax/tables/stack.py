@@ -1,8 +1,10 @@
 """Stacking: tables of equal width and dtype stored as one array, chosen by measurement.
 
-On accelerators few large kernels usually win; on the CPU many small ones do: with 26 tables of
-40k×16 a row-wise Adagrad step took 2.5 ms apart and 6 ms stacked (`experiments/bench/train_step.py`
-measures both). A `Layout` maps the leaves of a plan, named by path, to the arrays that hold them:
+On accelerators few large kernels usually win (not measured here yet); on two CPU cores a row-wise
+Adagrad step on 26 tables of 10k×16 took 8.8 ms apart and 10.4 ms stacked, on 385k×16 10.1 and 11.5
+(`experiments/bench/train_step.py`; experiments/RESULTS.md has the run).
+
+A `Layout` maps the leaves of a plan, named by path, to the arrays that hold them:
 
   arrays[place[path].array][place[path].offset + i]  ≡  row i of the leaf at `path`
 

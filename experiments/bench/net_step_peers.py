@@ -18,6 +18,17 @@ def _cycle(batches, convert):
   return itertools.cycle(ready)
 
 
+def _turns(step, batches):
+  """`run(steps)`, which takes so many steps and waits for the last one's loss."""
+
+  def run(steps):
+    for _ in range(steps):
+      loss = step(*next(batches))
+    return loss.item()
+
+  return run
+
+
 def _dcn(recipe):
   import torch
   from torch import nn
@@ -69,12 +80,7 @@ def torch_dcn(recipe, batches):
     optimizer.step()
     return loss
 
-  def run(steps):
-    for _ in range(steps):
-      loss = step(*next(batches))
-    return loss.item()
-
-  return run
+  return _turns(step, batches)
 
 
 def deepctr_dcn(recipe, batches):
@@ -110,12 +116,7 @@ def deepctr_dcn(recipe, batches):
     model.optim.step()
     return loss
 
-  def run(steps):
-    for _ in range(steps):
-      loss = step(*next(batches))
-    return loss.item()
-
-  return run
+  return _turns(step, batches)
 
 
 def random_batches(recipe, count, seed=0) -> list[tuple[np.ndarray, np.ndarray]]:
