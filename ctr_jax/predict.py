@@ -162,10 +162,21 @@ def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> j
 
   Multi-valued features are averaged over their values; numeric ones scale their table's row.
   """
-  used = {feature.table: model.codec.plan[feature.table] for feature in model.features}
-  decoded = model.codec.decode(leaf_lib.unflatten(used, rows), **context)
+  decoded = model.codec.decode(_by_table(model, rows), **context)
   parts = _split(model, decoded, values)
   return jnp.stack([_pool(f, parts[f.name], values) for f in model.features], axis=1)
+
+
+def _by_table(model, rows):
+  used = {feature.table: model.codec.plan[feature.table] for feature in model.features}
+  return leaf_lib.unflatten(used, rows)
+
+
+def penalty(model: Model, rows: Mapping[str, jax.Array], *, step: jax.Array) -> Any:
+  """What the techniques add to the loss of training, from the gathered rows by path."""
+  if model.codec.penalty is None:
+    return 0
+  return model.codec.penalty(_by_table(model, rows), step=step)
 
 
 def _split(model, decoded, values):

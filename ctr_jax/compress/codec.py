@@ -7,7 +7,7 @@ that table is stored and how its vectors are read back. Everything here is a des
 Invariants (held for every technique by tests/compress/laws_test.py), for codec = technique(leaf):
   plan ≡ eval_shape(encode)                       what is described is what is stored
   structure(address(ids)) = structure(plan)       each leaf has an index, or WHOLE without rows
-  0 ≤ address(ids) < leaf.rows                    for every id in [0, rows)
+  0 ≤ address(ids) ≤ leaf.rows                    for every id in [0, rows]; leaf.rows = nothing is read
   shape(decode(gather(stored, address(ids)))) = ids.shape + (cols,), dtype = leaf.dtype
 """
 
@@ -36,15 +36,19 @@ class Codec(NamedTuple):
     encode: table [rows, cols] → arrays laid out as `plan`.
     address: ids (int32, any shape) → an index for each leaf of `plan`. Integers only, and the
       same bits from NumPy as from JAX. An address may add axes: `k` ways into one leaf give
-      ids.shape + (k,).
+      ids.shape + (k,). An address of leaf.rows reads nothing and writes nothing: what is gathered
+      there is some row, which `decode` has to mask.
     decode: gathered leaves → vectors, ids.shape + (cols,). Takes the keywords `train`, `rng` and
       `step`, for techniques that are random or annealed while training. A dropped table: None.
+    penalty: gathered leaves → float32 scalar that training adds to the loss, with the keyword
+      `step`; None for none.
   """
 
   plan: Any
   encode: Callable[[Any], Any]
   address: Callable[[Any], Any]
   decode: Callable[..., Any]
+  penalty: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +171,20 @@ def _link(first: Codec, link: Technique) -> Codec:
   def each(function, *trees):
     return jax.tree.map(function, parts, *trees, is_leaf=lambda x: isinstance(x, Codec))
 
+  flat = leaf_lib.flatten(parts)
+
+  def penalty(rows, **context):
+    own = leaf_lib.flatten(rows)
+    terms = [
+      part.penalty(leaf_lib.unflatten(part.plan, own, path), **context)
+      for path, part in flat.items()
+      if part.penalty
+    ]
+    if first.penalty:
+      before = each(lambda part, x: part.decode(x, train=True, **context), rows)
+      terms.append(first.penalty(before, **context))
+    return sum(terms[1:], terms[0])
+
   return Codec(
     plan=each(lambda part: part.plan),
     encode=lambda table: each(lambda part, x: part.encode(x), first.encode(table)),
@@ -176,6 +194,7 @@ def _link(first: Codec, link: Technique) -> Codec:
     decode=lambda rows, **context: first.decode(
       each(lambda part, x: part.decode(x, **context), rows), **context
     ),
+    penalty=penalty if first.penalty or any(x.penalty for x in flat.values()) else None,
   )
 
 
@@ -220,9 +239,15 @@ def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:
 
     return {name: one(name, x) for name, x in rows.items()}
 
+  penalised = [name for name, codec in codecs.items() if codec.penalty]
+
+  def penalty(rows, **context):
+    return sum(codecs[name].penalty(rows[name], **context) for name in penalised if name in rows)
+
   return Codec(
     plan={name: codec.plan for name, codec in codecs.items()},
     encode=lambda trained: {name: codecs[name].encode(x) for name, x in trained.items()},
     address=lambda ids: {name: codecs[name].address(x) for name, x in ids.items()},
     decode=decode,
+    penalty=penalty if penalised else None,
   )

@@ -15,28 +15,28 @@ from ctr_jax.tables import leaf as leaf_lib
 
 
 def capacity(positions: int, rows: int) -> int:
-  """How many distinct rows `positions` reads of a table can touch at most: a static shape."""
-  return min(positions, rows)
+  """How many distinct rows `positions` reads can touch at most, with `rows` (no row): a shape."""
+  return min(positions, rows + 1)
 
 
 def deduplicate(index: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
   """Distinct rows in ascending order, and where each read finds its own.
 
   Args:
-    index: int32, any shape, values in [0, rows).
+    index: int32, any shape, values in [0, rows]; `rows` stands for no row.
     rows: of the array that is read.
 
   Returns:
     unique: int32 [capacity(index.size, rows)], padded at the end with `rows`, which is out of range
-      on purpose: a scatter drops it.
+      on purpose: a scatter drops it, as it drops a read of no row.
     inverse: int32 of index's shape, with unique[inverse] = index.
   """
   unique = np.full(capacity(index.size, rows), rows, np.int32)
   if rows <= 4 * index.size:  # Marking every row costs less than a sort.
-    marks = np.zeros(rows, bool)
+    marks = np.zeros(rows + 1, bool)
     marks[index] = True
     found = np.flatnonzero(marks)
-    rank = np.empty(rows, np.int32)
+    rank = np.empty(rows + 1, np.int32)
     rank[found] = np.arange(found.size, dtype=np.int32)
     inverse = rank[index]
   else:
@@ -61,12 +61,12 @@ def rows_of(array: jax.Array, unique: jax.Array) -> jax.Array:
 def gather(plan, stored, address):
   """`tree.map(lambda leaf, index: leaf[index])` over a plan, each leaf then loaded to float.
 
-  Leaves without rows are read whole, whatever their address. Indices have to be in range: XLA
-  clamps silently, so ids are checked where they enter (`predict.inputs`).
+  Leaves without rows are read whole, whatever their address. Ids are checked where they enter
+  (`predict.inputs`), so that the only index that is clipped here is `rows`, which reads nothing.
   """
 
   def one(leaf, array, index):
-    return leaf.load(array[index] if leaf.by_row else array)
+    return leaf.load(jnp.asarray(array).at[index].get(mode='clip') if leaf.by_row else array)
 
   flat = {
     path: one(leaf, array, index)

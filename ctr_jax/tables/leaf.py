@@ -75,8 +75,10 @@ class Leaf:
     init: `init(key, shape, dtype)`, the array that training starts from.
     frozen: no gradient and no optimizer state; still counted, sharded and saved.
     load: stored rows to float rows, after the gather.
-    store: `store(float_rows, key)` to stored rows, before the scatter; the key is for stochastic
-      rounding. `load` and `store` together make low-precision training a property of storage.
+    store: `store(float_rows, key, gradients)` to stored rows, before the scatter; the key is for
+      stochastic rounding, the gradients (of the loaded rows) for learned steps, and both are None
+      outside training. `load` and `store` together make low-precision training a property of
+      storage.
   """
 
   shape: tuple[int, ...]
@@ -85,7 +87,7 @@ class Leaf:
   init: Init = _NORMAL
   frozen: bool = False
   load: Callable[[jax.Array], jax.Array] = _load
-  store: Callable[[jax.Array, jax.Array | None], jax.Array] | None = None
+  store: Callable[..., jax.Array] | None = None
 
   def __post_init__(self):
     if len(self.shape) != len(self.axes):
@@ -119,9 +121,16 @@ class Leaf:
   def struct(self) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(self.shape, self.dtype)
 
-  def stored(self, rows: jax.Array, key: jax.Array | None = None) -> jax.Array:
+  @property
+  def loaded(self) -> jax.ShapeDtypeStruct:
+    """What `load` makes of it: what is differentiated, and what optimizer state is shaped by."""
+    return jax.eval_shape(self.load, self.struct)
+
+  def stored(
+    self, rows: jax.Array, key: jax.Array | None = None, gradients: jax.Array | None = None
+  ) -> jax.Array:
     """Float rows in their stored type."""
-    return rows.astype(self.dtype) if self.store is None else self.store(rows, key)
+    return rows.astype(self.dtype) if self.store is None else self.store(rows, key, gradients)
 
 
 def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:

@@ -36,7 +36,7 @@ class RowOptimizer(NamedTuple):
 
 def _slot(leaf: leaf_lib.Leaf, per_row: bool, value: float = 0.0) -> leaf_lib.Leaf:
   return leaf_lib.Leaf(
-    shape=leaf.shape[:1] if per_row else leaf.shape,
+    shape=leaf.shape[:1] if per_row else leaf.loaded.shape,
     axes=leaf.axes[:1] if per_row else leaf.axes,
     init=leaf_lib.constant(value),
   )
@@ -148,5 +148,5 @@ def apply(
     where = target.at[unique]
     return where.set(values, mode='drop', unique_indices=True, indices_are_sorted=True)
 
-  array = write(array, leaf.stored(new_rows, key))
+  array = write(array, leaf.stored(new_rows, key, gradients))
   return array, {name: write(slots[name], new_slots[name]) for name in slots}

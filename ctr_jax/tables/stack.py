@@ -17,6 +17,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -129,9 +130,16 @@ def shift(layout: Layout, address: Any) -> dict[str, Any]:
   index = {}
   for path, x in leaf_lib.flatten(address).items():
     if layout.leaves[path].by_row:
-      offset = layout.place[path].offset
-      index[path] = x + np.int32(offset) if offset else x
+      index[path] = _shifted(x, layout.place[path], layout.arrays[layout.place[path].array].rows)
   return index
+
+
+def _shifted(index, place, rows):
+  if place.rows == rows:
+    return index
+  xp = jnp if isinstance(index, jax.Array) else np
+  # No row of a leaf is no row of its array, never the first row of the next leaf.
+  return xp.where(index == place.rows, np.int32(rows), index + np.int32(place.offset))
 
 
 def deduplicate(layout: Layout, index: Mapping[str, np.ndarray], function=gather.deduplicate):

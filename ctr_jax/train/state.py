@@ -58,7 +58,15 @@ def by_rows(model: predict.Model, recipe: Recipe) -> tuple[str, ...]:
 def dense(model: predict.Model, recipe: Recipe) -> tuple[str, ...]:
   """The arrays that `recipe.tx` moves, beside the net."""
   sparse = by_rows(model, recipe)
-  return tuple(n for n, x in model.layout.arrays.items() if not x.frozen and n not in sparse)
+  names = [n for n, x in model.layout.arrays.items() if not x.frozen and n not in sparse]
+  for name in names:
+    dtype = model.layout.arrays[name].dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(
+        f'Array {name!r} is trained as it is stored ({jnp.dtype(dtype).name} codes), which only a '
+        'row optimizer can do: give the recipe one in place of the dense mode.'
+      )
+  return tuple(names)
 
 
 def dense_params(model: predict.Model, recipe: Recipe, tables, net) -> dict[str, Any]:

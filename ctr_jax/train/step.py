@@ -48,7 +48,7 @@ def batch(model: predict.Model, recipe: state_lib.Recipe, columns: Mapping[str, 
 
 
 def loss(model, recipe, params, rows, state, inputs: Batch, rng):
-  """Mean binary cross-entropy of a batch, and the net's new batch statistics."""
+  """Mean binary cross-entropy of a batch with penalties; without them; new batch statistics."""
   tables = state.tables | params['tables']
   found = {}
   for path, leaf in model.layout.leaves.items():
@@ -63,7 +63,8 @@ def loss(model, recipe, params, rows, state, inputs: Batch, rng):
   logit, batch_stats = predict.logits(
     model, variables, found, inputs.values, train=True, rng=rng, step=state.step
   )
-  return jnp.mean(optax.sigmoid_binary_cross_entropy(logit, inputs.label)), batch_stats
+  objective = jnp.mean(optax.sigmoid_binary_cross_entropy(logit, inputs.label))
+  return objective + predict.penalty(model, found, step=state.step), (objective, batch_stats)
 
 
 def step(model, recipe, state: state_lib.State, inputs: Batch):
@@ -81,7 +82,7 @@ def step(model, recipe, state: state_lib.State, inputs: Batch):
   def objective(params, rows):
     return loss(model, recipe, params, rows, state, inputs, net_key)
 
-  (value, batch_stats), (gradients, row_gradients) = jax.value_and_grad(
+  (_, (value, batch_stats)), (gradients, row_gradients) = jax.value_and_grad(
     objective, argnums=(0, 1), has_aux=True
   )(params, rows)
 

@@ -108,7 +108,7 @@ def test_load_and_store():
   np.testing.assert_array_equal(half.load(stored), np.float16([[1, 1 / 3]]).astype(np.float32))
   # Codes are not numbers: they stay as they are.
   assert leaf.Leaf((2, 2), jnp.uint8).load(jnp.zeros((1, 2), jnp.uint8)).dtype == jnp.uint8
-  own = leaf.Leaf((2, 2), store=lambda rows, key: rows + key)
+  own = leaf.Leaf((2, 2), store=lambda rows, key, gradients: rows + key)
   np.testing.assert_array_equal(own.stored(rows, jnp.float32(1)), rows + 1)
 
 
