@@ -1,6 +1,11 @@
 """A trial: one model on one data set, trained and measured for each seed, and resumable.
 
 Every seed has a folder with its checkpoints, its journal and, once it is done, `result.json`.
+
+A trial may come `after` another, for techniques with a life of several stages (warm-up → search →
+retrain under the result; train → quantise → fine-tune). Each stage is a trial with a folder of its
+own: stages that are done are not run again, a killed one resumes, and trials that come after the
+same trial share it.
 """
 
 from __future__ import annotations
@@ -9,16 +14,18 @@ import dataclasses
 import json
 import pathlib
 import statistics
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ctr_jax import compress, models, predict
 from ctr_jax.compress import report
 from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
-from ctr_jax.tables import leaf, rowwise, stack
+from ctr_jax.tables import gather, leaf, rowwise, stack
 from ctr_jax.train import journal, loop
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
@@ -62,13 +69,58 @@ class Optimizer:
     )
 
 
+class Outcome(NamedTuple):
+  """A trained model, for what comes after it.
+
+  Attributes:
+    model: its description.
+    rules: that it was built with.
+    stored: arrays laid out as `model.codec.plan`.
+    net: the net's variables.
+  """
+
+  model: predict.Model
+  rules: compress.Rules
+  stored: Any
+  net: dict[str, Any]
+
+  def vectors(self, table: str) -> jax.Array:
+    """The vectors of all ids of a table, [rows, cols]."""
+    codec = self.model.codec
+    ids = jnp.arange(self.model.rows[table], dtype=jnp.int32)
+
+    def read(stored):
+      index = codec.address({table: ids})
+      plan = {table: codec.plan[table]}
+      return codec.decode(gather.gather(plan, stored, index), train=False)[table]
+
+    return jax.jit(read)({table: self.stored[table]})
+
+
+def carried(before: Outcome, model: predict.Model, rules: compress.Rules) -> Outcome:
+  """What a stage starts from: the vectors of the one before in this model's form, and its net.
+
+  Tables whose technique stays are taken as they are.
+  """
+
+  def stays(table):
+    one, other = (compress.match(table, x) for x in (before.rules, rules))
+    return compress.describe(one) == compress.describe(other)
+
+  kept = {t for t in model.codec.plan if stays(t)}
+  made = {t: before.vectors(t) for t in model.codec.plan if t not in kept}
+  stored = compress.encode(model.codec, made) | {t: before.stored[t] for t in kept}
+  return Outcome(model, rules, stored, before.net)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
   """One model to train.
 
   Attributes:
     name: of the trial; names its folder and its row in tables.
-    rules: (pattern, technique) pairs, see `compress.bind`.
+    rules: (pattern, technique) pairs, see `compress.bind`; or a function that makes them of the
+      outcome of the trial before.
     net: a name in `models.NETS`.
     net_options: keyword arguments of the net.
     dim: embedding dimension.
@@ -76,10 +128,14 @@ class Trial:
     optimizer: how it learns.
     schedule: how long it learns.
     stacked: store tables of equal width as one array.
+    after: the trial that this one starts from; None to start afresh.
+    start: (outcome before, this model, its rules) → outcome to start from.
   """
 
   name: str
-  rules: tuple[tuple[str, compress.Technique], ...] = (('.*', compress.identity()),)
+  rules: tuple[tuple[str, compress.Technique], ...] | Callable[[Outcome], Any] = (
+    ('.*', compress.identity()),
+  )
   net: str = 'dcn'
   net_options: dict[str, Any] = dataclasses.field(default_factory=dict)
   dim: int = 10
@@ -87,6 +143,8 @@ class Trial:
   optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
   schedule: loop.Schedule = dataclasses.field(default_factory=loop.Schedule)
   stacked: bool = False
+  after: Trial | None = None
+  start: Callable[[Outcome, predict.Model, compress.Rules], Outcome] = carried
 
   def model(self, source: columns.Source, rules: Any = None) -> predict.Model:
     if self.net not in models.NETS:
@@ -113,6 +171,8 @@ class Trial:
       'optimizer': dataclasses.asdict(self.optimizer),
       'schedule': dataclasses.asdict(self.schedule),
     }
+    if self.after:
+      described |= {'after': self.after.name, 'start': self.start.__name__}
     return json.loads(json.dumps(described))
 
 
@@ -124,42 +184,79 @@ def run(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds, link
     source: the data.
     workdir: a folder for this trial; finished seeds are not trained again.
     seeds: integers.
-    links: (name, technique) pairs, each appended to the trained model (post-training).
+    links: (name, link) pairs, each applied to the trained model: a technique is appended to what it
+      stores; a function makes rules of the outcome, under which its vectors are stored anew.
 
   Returns:
     A row for the trial and one for each link: see `_row`.
   """
-  per_seed = [_seed(trial, source, workdir / trial.name / f'seed_{s}', s, links) for s in seeds]
+  per_seed = [_seed(trial, source, workdir, s, links) for s in seeds]
   names = [trial.name, *(name for name, _ in links)]
   return [_row(name, [found[name] for found in per_seed]) for name in names]
 
 
 def train(
-  trial: Trial, source: columns.Source, folder: pathlib.Path, seed: int
+  trial: Trial, source: columns.Source, workdir: pathlib.Path, seed: int
+) -> tuple[Trial, Outcome, loop.Position]:
+  """Trains one seed of a trial and of those it comes after, each from its last checkpoint.
+
+  Args:
+    trial: what to train.
+    source: the data.
+    workdir: the folder of all trials.
+    seed: an integer.
+
+  Returns:
+    The trial with its rules spelt out, what was trained (after the best epoch), and how it went.
+  """
+  before = train(trial.after, source, workdir, seed)[1] if trial.after else None
+  if callable(trial.rules):
+    trial = dataclasses.replace(trial, rules=tuple(trial.rules(before)))
+  folder = workdir / trial.name / f'seed_{seed}'
+  model, trained = fit(trial, source, folder, seed, before)
+  state = trained.state
+  stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, state.tables))
+  return trial, Outcome(model, trial.rules, stored, state.net), trained.position
+
+
+def fit(
+  trial: Trial,
+  source: columns.Source,
+  folder: pathlib.Path,
+  seed: int,
+  before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
-  """Trains one seed in `folder`, from its last checkpoint if there is one."""
+  """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
   model, recipe = trial.model(source), trial.optimizer.recipe()
   score = evaluate.scorer(model)
 
   def validate(state):
     return evaluate.evaluate(model, score, state.tables, state.net, source, 'valid')
 
+  def start(state):
+    given = trial.start(before, model, trial.rules)
+    tables = stack.pack(model.layout, leaf.flatten(given.stored))
+    params = state_lib.dense_params(model, recipe, tables, given.net)
+    return state._replace(tables=tables, net=given.net, opt=recipe.tx.init(params))
+
   described = trial.describe(source) | {'seed': seed}
-  name = f'{trial.name} seed {seed}'
-  run = loop.Run(model, recipe, trial.schedule, source, folder, described, seed, validate, name)
+  run = loop.Run(
+    model, recipe, trial.schedule, source, folder, described, seed, validate,
+    name=f'{trial.name} seed {seed}', start=start if before else None,
+  )  # fmt: skip
   return model, run.fit()
 
 
-def _seed(trial, source, folder, seed, links):
-  described = trial.describe(source) | {'seed': seed}
-  done = folder / 'result.json'
+def _seed(trial, source, workdir, seed, links):
+  done = workdir / trial.name / f'seed_{seed}' / 'result.json'
+  described = _described(trial, source, seed)
   if done.exists():
     saved = json.loads(done.read_text())
     if saved['description'] == described and all(n in saved['measured'] for n, _ in links):
       journal.say(f'{trial.name}, seed {seed}: already done, see {done}')
       return saved['measured']
-  model, trained = train(trial, source, folder, seed)
-  how = trained.position
+  trial, outcome, how = train(trial, source, workdir, seed)
+  model = outcome.model
   training = {
     'seed': seed,
     'epochs': how.epoch,
@@ -171,20 +268,39 @@ def _seed(trial, source, folder, seed, links):
       model.codec, state_lib.slot_leaves(model, trial.optimizer.recipe())
     ),
   }
-  measured = {trial.name: training | _measure(model, trained.state.tables, trained.state, source)}
-  stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, trained.state.tables))
+  measured = {trial.name: training | _measure(outcome, source)}
   for name, link in links:
-    served = trial.model(source, compress.appended(trial.rules, link))
-    arrays = compress.extend(model.codec.plan, stored, link)
-    arrays = stack.pack(served.layout, leaf.flatten(arrays))
-    measured[name] = {'seed': seed} | _measure(served, arrays, trained.state, source)
+    measured[name] = {'seed': seed} | _measure(_served(trial, outcome, source, link), source)
   loop.write_json(done, {'description': described, 'measured': measured})
   return measured
 
 
-def _measure(model, arrays, state, source):
+def _described(trial, source, seed):
+  """What a result has to agree with: the trial, and every one that it comes after."""
+  chain = []
+  while trial is not None:
+    rules = trial.rules.__name__ if callable(trial.rules) else trial.rules
+    chain.append(dataclasses.replace(trial, rules=rules).describe(source))
+    trial = trial.after
+  return {'seed': seed, **chain[0], **({'before': chain[1:]} if chain[1:] else {})}
+
+
+def _served(trial, outcome, source, link):
+  """The outcome in the form of a link that is applied after training."""
+  if not isinstance(link, compress.Technique):
+    rules = tuple(link(outcome))
+    return carried(outcome, trial.model(source, rules), rules)
+  rules = compress.appended(trial.rules, link)
+  model = trial.model(source, rules)
+  stored = compress.extend(outcome.model.codec.plan, outcome.stored, link)
+  return Outcome(model, rules, stored, outcome.net)
+
+
+def _measure(outcome, source):
+  model, net = outcome.model, outcome.net
+  arrays = stack.pack(model.layout, leaf.flatten(outcome.stored))
   score = evaluate.scorer(model)
-  passes = [evaluate.evaluate(model, score, arrays, state.net, source, 'test') for _ in range(3)]
+  passes = [evaluate.evaluate(model, score, arrays, net, source, 'test') for _ in range(3)]
   test = {k: v for k, v in passes[0].items() if k != 'samples_per_second'}
   return {
     'test': test,
@@ -192,7 +308,7 @@ def _measure(model, arrays, state, source):
     'bytes': leaf.nbytes(model.codec.plan),
     'bytes_by_table': report.by_table(model.codec.plan),
     'axes_by_table': {t: report.by_axis(part) for t, part in model.codec.plan.items()},
-    'net_parameters': sum(x.size for x in jax.tree.leaves(state.net['params'])),
+    'net_parameters': sum(x.size for x in jax.tree.leaves(net['params'])),
   }
 
 

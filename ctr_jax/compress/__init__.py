@@ -5,32 +5,44 @@ core = compress.chain(compress.multi_hash(buckets=1 << 14), compress.int_quantiz
 codec = compress.bind(tables, [('(user|item)', core), ('.*', compress.identity())])
 """
 
+from ctr_jax.compress.alpt import alpt
+from ctr_jax.compress.binary_code import binary_code
 from ctr_jax.compress.cast import cast
 from ctr_jax.compress.codec import (
   WHOLE,
   Codec,
+  Rules,
   Technique,
   bind,
   chain,
   describe,
   drop,
   identity,
+  match,
   restore,
 )
+from ctr_jax.compress.double_hash_by_frequency import double_hash_by_frequency
 from ctr_jax.compress.encode import appended, encode, extend
+from ctr_jax.compress.fake_quantize import fake_quantize
+from ctr_jax.compress.hash_embedding import hash_embedding
 from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
 from ctr_jax.compress.multi_hash import multi_hash
+from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.quotient_remainder import quotient_remainder
 
-TECHNIQUES = {
-  make.__name__: make
-  for make in (identity, drop, hash_trick, multi_hash, quotient_remainder, cast, int_quantize)
-}
+_ROWS = (
+  hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
+  double_hash_by_frequency,
+)  # fmt: skip
+_VALUES = (cast, int_quantize, fake_quantize, alpt)
+
+TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES)}
 """Name → factory, for descriptions read back from files."""
 
 __all__ = [
-  'TECHNIQUES', 'WHOLE', 'Codec', 'Technique', 'appended', 'bind', 'cast', 'chain', 'describe',
-  'drop', 'encode', 'extend', 'hash_trick', 'identity', 'int_quantize', 'multi_hash',
-  'quotient_remainder', 'restore',
+  'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
+  'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
+  'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
+  'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
 ]  # fmt: skip

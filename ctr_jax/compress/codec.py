@@ -7,7 +7,7 @@ that table is stored and how its vectors are read back. Everything here is a des
 Invariants (held for every technique by tests/compress/laws_test.py), for codec = technique(leaf):
   plan ≡ eval_shape(encode)                       what is described is what is stored
   structure(address(ids)) = structure(plan)       each leaf has an index, or WHOLE without rows
-  0 ≤ address(ids) ≤ leaf.rows                    for every id in [0, rows]; leaf.rows = nothing is read
+  0 ≤ address(ids) ≤ leaf.rows                    for every id in [0, rows]; leaf.rows reads nothing
   shape(decode(gather(stored, address(ids)))) = ids.shape + (cols,), dtype = leaf.dtype
 """
 

@@ -33,7 +33,8 @@ def _address(ids, way: int, rows: int, buckets: int, seed: int):
   return hashing.bucket(ids, seed + way, buckets)
 
 
-def _widths(cols: int, ways: int, combine: str) -> list[int]:
+def widths_of(cols: int, ways: int, combine: str) -> list[int]:
+  """Columns of each way: all of them, or with 'concat' a share."""
   if combine != 'concat':
     return [cols] * ways
   return [cols // ways + (way < cols % ways) for way in range(ways)]
@@ -71,7 +72,7 @@ def multi_hash(
     if combine == 'concat' and ways > cols:
       raise ValueError(f'multi_hash: {ways} ways cannot share out {cols} columns.')
     stored = min(buckets, rows) if ways == 1 else buckets
-    widths = _widths(cols, ways, combine)
+    widths = widths_of(cols, ways, combine)
     init = leaf.init
     if combine in ('sum', 'weights') and ways > 1:  # Keeps the variance of what is decoded.
       init = scaled(leaf.init, 1 / math.sqrt(ways))
@@ -110,8 +111,11 @@ def multi_hash(
       return total / ways if combine == 'mean' else total
 
     def encode(table):
-      stored_ways = _fit(table, index(jnp.arange(rows)), stored, widths, combine, shared)
-      arrays = dict(zip(names, stored_ways, strict=True))
+      at = index(jnp.arange(rows))
+      fitted = fit_shared(table, at, stored) if shared else fit(table, at, [stored] * ways, widths)
+      if combine == 'mean':
+        fitted = [way * ways for way in fitted]
+      arrays = dict(zip(names, fitted, strict=True))
       arrays = {name: plan[name].stored(x) for name, x in arrays.items()}
       return arrays | ({'weights': jnp.ones((ways,))} if combine == 'weights' else {})
 
@@ -129,20 +133,30 @@ def scaled(init: leaf_lib.Init, factor: float) -> leaf_lib.Init:
   return init_scaled
 
 
-def _fit(table, index, buckets, widths, combine, shared):
-  """The arrays of all ways, each fitted to what is left over by those before it."""
+def fit(table: jax.Array, index, buckets, widths) -> list[jax.Array]:
+  """The arrays of several ways, whose rows are added (or concatenated) to give an id's vector.
+
+  Args:
+    table: [rows, cols].
+    index: for each way the row that each id reads, [rows].
+    buckets: rows of each way.
+    widths: columns of each way: cols for a sum, shares of them for a concatenation.
+  """
   table = table.astype(jnp.float32)
-  if combine == 'concat':
+  if sum(widths) == table.shape[1]:  # A concatenation, or a single way.
     starts = [sum(widths[:j]) for j in range(len(widths))]
     return [
-      bucket_mean(table[:, start : start + width], where, buckets)
-      for start, width, where in zip(starts, widths, index, strict=True)
+      bucket_mean(table[:, start : start + width], where, n)
+      for start, width, where, n in zip(starts, widths, index, buckets, strict=True)
     ]
-  if shared:  # One table that every way reads: its share of each reader, averaged.
-    one = sum(bucket_mean(table, where, buckets) for where in index) / len(index)
-    return [one if combine == 'mean' else one / len(index)]
   left, ways = table, []
-  for where in index:
-    ways.append(bucket_mean(left, where, buckets))
+  for where, n in zip(index, buckets, strict=True):
+    ways.append(bucket_mean(left, where, n))
     left = left - ways[-1][where]
-  return [way * len(index) for way in ways] if combine == 'mean' else ways
+  return ways
+
+
+def fit_shared(table: jax.Array, index, buckets: int) -> list[jax.Array]:
+  """One table that every way reads and whose rows are added: each reader's share, averaged."""
+  one = sum(bucket_mean(table.astype(jnp.float32), where, buckets) for where in index)
+  return [one / len(index) ** 2]

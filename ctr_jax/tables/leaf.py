@@ -31,11 +31,16 @@ def normal(stddev: float) -> Init:
   def draw(key, shape, dtype):
     return (stddev * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
+  return in_blocks(draw)
+
+
+def in_blocks(draw: Init) -> Init:
+  """`draw` for a block of rows at a time: at once, it would need several more tables to be made."""
+
   def init(key, shape, dtype):
     if not shape or shape[0] <= _BLOCK:
       return draw(key, shape, dtype)
 
-    # In blocks of rows: drawn at once, a table would need three more of its size for a moment.
     def block(i, table):
       start = jnp.minimum(i * _BLOCK, shape[0] - _BLOCK)
       rows = draw(jax.random.fold_in(key, i), (_BLOCK, *shape[1:]), dtype)

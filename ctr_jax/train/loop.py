@@ -92,7 +92,8 @@ class Run:
   """One training run in one folder.
 
   `description` says in plain JSON what a checkpoint has to agree with; `validate` measures a state
-  on held-out data and has at least the schedule's `monitor`.
+  on held-out data and has at least the schedule's `monitor`; `start` maps the fresh state to that
+  which training starts from, for runs that follow another.
   """
 
   def __init__(
@@ -106,6 +107,7 @@ class Run:
     seed: int,
     validate: Callable[[state_lib.State], dict[str, float]],
     name: str = 'train',
+    start: Callable[[state_lib.State], state_lib.State] | None = None,
   ):
     self._model, self._recipe, self._schedule = model, recipe, schedule
     self._folder, self._seed, self._name = folder, seed, name
@@ -116,6 +118,7 @@ class Run:
     self._journal = journal.Journal(folder)
     self._step = step_lib.compiled(model, recipe)
     self._validation = validate
+    self._start = start
     self._terminated = threading.Event()
     self._warm = False
 
@@ -125,6 +128,7 @@ class Run:
     restored = self._checkpoints.restore('last', like)
     if restored is None:
       state, position = state_lib.create(self._model, self._recipe, self._seed), Position()
+      state = self._start(state) if self._start else state
     else:
       state, position = restored[0], Position(**restored[1])
       if not position.done:

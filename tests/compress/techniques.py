@@ -15,15 +15,34 @@ TECHNIQUES = {
   'quotient_remainder_multiply': compress.quotient_remainder(7),
   'quotient_remainder_add': compress.quotient_remainder(7, 'add'),
   'quotient_remainder_concat': compress.quotient_remainder(8, 'concat'),
+  'hash_embedding': compress.hash_embedding(11, ways=2),
+  'hash_embedding_few_weights': compress.hash_embedding(11, ways=3, weight_rows=20),
+  'binary_code': compress.binary_code(3),
+  'binary_code_skip': compress.binary_code(2, strategy='skip', combine='concat'),
+  'binary_code_hashed': compress.binary_code(4, bits=8, seed=1),
+  'partition': compress.partition(
+    (0, 7, 20), (compress.identity(), compress.hash_trick(5), compress.multi_hash(3))
+  ),
+  'hot_cold': compress.hot_cold(9, compress.quotient_remainder(4)),
+  'double_hash_by_frequency': compress.double_hash_by_frequency(9, 5),
+  'fake_quantize_8': compress.fake_quantize(8),
+  'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
+  'alpt_8': compress.alpt(8),
+  'alpt_4': compress.alpt(4),
+  'cast_stochastic': compress.cast('float16', rounding='stochastic'),
   'cast_float16': compress.cast('float16'),
   'cast_bfloat16': compress.cast('bfloat16'),
   'int_quantize_8': compress.int_quantize(8),
   'int_quantize_4': compress.int_quantize(4),
   'int_quantize_2': compress.int_quantize(2),
+  'int_quantize_symmetric': compress.int_quantize(8, offset=False),
 }
 
-# Stored as codes: the end of a chain, and not trained.
-LAST = {name for name in TECHNIQUES if name.startswith('int_quantize')}
+# No table is left after these: the end of a chain.
+LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt'))}
+
+# Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
+TRAINED = {name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt'))}
 
 # Corners in which nothing is lost (40 rows, 6 columns): name → (technique, tolerance).
 LOSSLESS = {
@@ -34,5 +53,10 @@ LOSSLESS = {
   'multi_hash_weights': (compress.multi_hash(40, ways=3, combine='weights'), 1e-7),
   'quotient_remainder_multiply': (compress.quotient_remainder(40), 1e-6),
   'quotient_remainder_add': (compress.quotient_remainder(50, 'add'), 1e-6),
+  'binary_code': (compress.binary_code(6), 1e-7),
+  'hash_embedding': (compress.hash_embedding(4000, ways=1), 1e-5),
+  'partition': (compress.partition((0, 5), (compress.identity(), compress.hash_trick(35))), 0),
+  'hot_cold': (compress.hot_cold(40, compress.drop()), 0),
+  'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
   'cast_float32': (compress.cast('float32'), 0),
 }

@@ -38,7 +38,7 @@ def trial(mode: str, **schedule) -> trials.Trial:
 
 def run(folder: pathlib.Path, mode: str, source=None, **schedule) -> loop.Trained:
   source = tiny() if source is None else source
-  return trials.train(trial(mode, **schedule), source, folder, seed=7)[1]
+  return trials.fit(trial(mode, **schedule), source, folder, seed=7)[1]
 
 
 def main() -> None:
