@@ -1,6 +1,9 @@
 r"""Any net on any data, full tables: the number to hold everything else against.
 
-python -m experiments.baseline --data=frappe_x1 --net=deepfm --mode=dense --seeds=5
+  python -m experiments.baseline --data=frappe_x1 --net=deepfm --mode=dense --seeds=5
+  python -m experiments.baseline --data=frappe_x1 --budget=20kB
+
+With --budget the tables are not full: a technique and a size are chosen for each.
 """
 
 import dataclasses
@@ -8,9 +11,10 @@ import dataclasses
 from absl import flags
 
 from ctr_jax import models
-from experiments import common, report, settings, trials
+from experiments import budgets, common, report, settings, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(budgets)
 _NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', None, ['rows', 'dense'], 'rows: touched rows move; dense: Adam over whole tables.'
@@ -41,9 +45,15 @@ def trial() -> trials.Trial:
 def main() -> None:
   source = common.source()
   with common.workdir('baseline') as folder:
-    rows = trials.run(trial(), source, folder, common.seeds())
+    chosen, links, name = trial(), [], f'baseline_{common.data_name()}_{_NET.value}'
+    if budgets.BUDGET.value:
+      found = budgets.choose(chosen, source, budgets.BUDGET.value, budgets.BUDGET_OF.value)
+      chosen, links = budgets.within(chosen, source, found)
+      name += f'_budget_{found.limit}'
+      print(f'{budgets.explain(found)}\n')
+    rows = trials.run(chosen, source, folder, common.seeds(), links)
     found = common.result('baseline', source, rows, **common.best_possible(source))
-    common.save(folder, found, f'baseline_{common.data_name()}_{_NET.value}')
+    common.save(folder, found, name)
     print(f'\n{report.ladder(found)}\n\n{report.caption(found)}')
 
 

@@ -7,6 +7,7 @@ codec = compress.bind(tables, [('(user|item)', core), ('.*', compress.identity()
 
 from ctr_jax.compress.alpt import alpt
 from ctr_jax.compress.binary_code import binary_code
+from ctr_jax.compress.budget import Budget, budget
 from ctr_jax.compress.cast import cast
 from ctr_jax.compress.codec import (
   WHOLE,
@@ -41,8 +42,8 @@ TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES)
 """Name → factory, for descriptions read back from files."""
 
 __all__ = [
-  'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
-  'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
-  'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'TECHNIQUES', 'WHOLE', 'Budget', 'Codec', 'Rules', 'Technique', 'alpt', 'appended',
+  'binary_code', 'bind', 'budget', 'cast', 'chain', 'describe', 'double_hash_by_frequency',
+  'drop', 'encode', 'extend', 'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold',
+  'identity', 'int_quantize', 'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
 ]  # fmt: skip

@@ -1,0 +1,25 @@
+"""Counts of reads, against a loop over samples."""
+
+import numpy as np
+
+from ctr_jax.data import statistics, synthetic
+
+
+def test_counts_are_those_of_a_loop(monkeypatch):
+  monkeypatch.setattr(statistics, '_CHUNK', 700)  # So that chunks and a last partial one add up.
+  source = synthetic.Synthetic(synthetic.small())
+  found = statistics.counts(source, 'valid')
+  total = source.num_samples('valid')
+  want = {table: np.zeros(rows, np.int64) for table, rows in source.rows.items()}
+  for feature in source.schema.features:
+    column = source.read('valid', [feature.name], 0, total)[feature.name]
+    for cell in column:
+      if feature.kind == 'numeric':
+        want[feature.table][0 if np.isnan(cell) else 1] += 1
+      else:
+        for value in np.atleast_1d(cell):
+          if value >= 0:
+            want[feature.table][value] += 1
+  assert found.keys() == want.keys()
+  for table, reads in want.items():
+    np.testing.assert_array_equal(found[table], reads)
