@@ -27,13 +27,14 @@ from ctr_jax.compress.fake_quantize import fake_quantize
 from ctr_jax.compress.hash_embedding import hash_embedding
 from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
+from ctr_jax.compress.memcom import memcom
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.quotient_remainder import quotient_remainder
 
 _ROWS = (
   hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
-  double_hash_by_frequency,
+  double_hash_by_frequency, memcom,
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 
@@ -44,5 +45,5 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'match', 'memcom', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
 ]  # fmt: skip

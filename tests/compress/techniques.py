@@ -25,6 +25,8 @@ TECHNIQUES = {
   ),
   'hot_cold': compress.hot_cold(9, compress.quotient_remainder(4)),
   'double_hash_by_frequency': compress.double_hash_by_frequency(9, 5),
+  'memcom': compress.memcom(11),
+  'memcom_no_bias': compress.memcom(11, bias=False),
   'fake_quantize_8': compress.fake_quantize(8),
   'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
   'alpt_8': compress.alpt(8),
@@ -58,5 +60,7 @@ LOSSLESS = {
   'partition': (compress.partition((0, 5), (compress.identity(), compress.hash_trick(35))), 0),
   'hot_cold': (compress.hot_cold(40, compress.drop()), 0),
   'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
+  'memcom': (compress.memcom(40), 1e-7),
+  'memcom_no_bias': (compress.memcom(50, bias=False), 0),
   'cast_float32': (compress.cast('float32'), 0),
 }
