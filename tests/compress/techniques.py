@@ -27,6 +27,8 @@ TECHNIQUES = {
   'double_hash_by_frequency': compress.double_hash_by_frequency(9, 5),
   'memcom': compress.memcom(11),
   'memcom_no_bias': compress.memcom(11, bias=False),
+  'tensor_train': compress.tensor_train(4),
+  'tensor_train_two': compress.tensor_train(3, cores=2),
   'fake_quantize_8': compress.fake_quantize(8),
   'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
   'alpt_8': compress.alpt(8),
@@ -62,5 +64,7 @@ LOSSLESS = {
   'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
   'memcom': (compress.memcom(40), 1e-7),
   'memcom_no_bias': (compress.memcom(50, bias=False), 0),
+  'tensor_train': (compress.tensor_train(1000), 1e-6),
+  'tensor_train_four': (compress.tensor_train(1000, cores=4), 1e-6),
   'cast_float32': (compress.cast('float32'), 0),
 }
