@@ -31,11 +31,12 @@ from ctr_jax.compress.memcom import memcom
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.quotient_remainder import quotient_remainder
+from ctr_jax.compress.robe import robe
 from ctr_jax.compress.tensor_train import tensor_train
 
 _ROWS = (
   hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
-  double_hash_by_frequency, memcom, tensor_train,
+  double_hash_by_frequency, memcom, tensor_train, robe,
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 
@@ -46,5 +47,6 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'match', 'memcom', 'multi_hash', 'partition', 'quotient_remainder', 'restore', 'tensor_train',
+  'match', 'memcom', 'multi_hash', 'partition', 'quotient_remainder', 'restore', 'robe',
+  'tensor_train',
 ]  # fmt: skip

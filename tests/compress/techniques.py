@@ -29,6 +29,8 @@ TECHNIQUES = {
   'memcom_no_bias': compress.memcom(11, bias=False),
   'tensor_train': compress.tensor_train(4),
   'tensor_train_two': compress.tensor_train(3, cores=2),
+  'robe': compress.robe(60),
+  'robe_blocks': compress.robe(61, block=4),
   'fake_quantize_8': compress.fake_quantize(8),
   'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
   'alpt_8': compress.alpt(8),
