@@ -21,6 +21,7 @@ from ctr_jax.compress.codec import (
   match,
   restore,
 )
+from ctr_jax.compress.deep_hash import deep_hash
 from ctr_jax.compress.double_hash_by_frequency import double_hash_by_frequency
 from ctr_jax.compress.encode import appended, encode, extend
 from ctr_jax.compress.fake_quantize import fake_quantize
@@ -36,7 +37,7 @@ from ctr_jax.compress.tensor_train import tensor_train
 
 _ROWS = (
   hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
-  double_hash_by_frequency, memcom, tensor_train, robe,
+  double_hash_by_frequency, memcom, tensor_train, robe, deep_hash,
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 
@@ -45,8 +46,8 @@ TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES)
 
 __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
-  'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
-  'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'match', 'memcom', 'multi_hash', 'partition', 'quotient_remainder', 'restore', 'robe',
-  'tensor_train',
+  'cast', 'chain', 'deep_hash', 'describe', 'double_hash_by_frequency', 'drop', 'encode',
+  'extend', 'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity',
+  'int_quantize', 'match', 'memcom', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'robe', 'tensor_train',
 ]  # fmt: skip

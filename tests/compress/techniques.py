@@ -31,6 +31,8 @@ TECHNIQUES = {
   'tensor_train_two': compress.tensor_train(3, cores=2),
   'robe': compress.robe(60),
   'robe_blocks': compress.robe(61, block=4),
+  'deep_hash': compress.deep_hash(16, (8,), levels=64),
+  'deep_hash_deep': compress.deep_hash(8, (12, 8), levels=64, seed=1),
   'fake_quantize_8': compress.fake_quantize(8),
   'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
   'alpt_8': compress.alpt(8),
@@ -45,7 +47,7 @@ TECHNIQUES = {
 }
 
 # No table is left after these: the end of a chain.
-LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt'))}
+LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt', 'deep_hash'))}
 
 # Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
 TRAINED = {name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt'))}
