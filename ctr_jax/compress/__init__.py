@@ -22,19 +22,23 @@ from ctr_jax.compress.codec import (
   match,
   restore,
 )
+from ctr_jax.compress.deep_hash import deep_hash
 from ctr_jax.compress.double_hash_by_frequency import double_hash_by_frequency
 from ctr_jax.compress.encode import appended, encode, extend
 from ctr_jax.compress.fake_quantize import fake_quantize
 from ctr_jax.compress.hash_embedding import hash_embedding
 from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
+from ctr_jax.compress.memcom import memcom
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.quotient_remainder import quotient_remainder
+from ctr_jax.compress.robe import robe
+from ctr_jax.compress.tensor_train import tensor_train
 
 _ROWS = (
   hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
-  double_hash_by_frequency,
+  double_hash_by_frequency, memcom, tensor_train, robe, deep_hash,
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 
@@ -43,7 +47,8 @@ TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES)
 
 __all__ = [
   'TECHNIQUES', 'WHOLE', 'Budget', 'Codec', 'Rules', 'Technique', 'alpt', 'appended',
-  'binary_code', 'bind', 'budget', 'cast', 'chain', 'describe', 'double_hash_by_frequency',
-  'drop', 'encode', 'extend', 'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold',
-  'identity', 'int_quantize', 'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'binary_code', 'bind', 'budget', 'cast', 'chain', 'compress', 'deep_hash', 'describe',
+  'double_hash_by_frequency', 'drop', 'encode', 'extend', 'fake_quantize', 'hash_embedding',
+  'hash_trick', 'hot_cold', 'identity', 'int_quantize', 'match', 'memcom', 'multi_hash',
+  'partition', 'quotient_remainder', 'restore', 'robe', 'tensor_train',
 ]  # fmt: skip

@@ -57,3 +57,9 @@ def bucket(ids, seed, buckets: int):
   if not 1 <= buckets < 2**31:
     raise ValueError(f'hashing: the number of buckets must be in 1..2^31-1, got {buckets}.')
   return (mix(ids, seed) % np.uint32(buckets)).astype(np.int32)
+
+
+def family(ids, seed: int, count: int, buckets: int):
+  """`bucket` by each of the seeds seed, seed + 1, ..., on a last axis of `count`."""
+  seeds = (seed + np.arange(count)).reshape((1,) * ids.ndim + (count,))
+  return bucket(ids[..., None], seeds, buckets)

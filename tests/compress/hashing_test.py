@@ -1,5 +1,6 @@
 """Hashes against plain Python integers, against JAX, and against chance."""
 
+import math
 import warnings
 
 import hypothesis
@@ -149,3 +150,11 @@ def test_errors_say_what_is_wrong():
     hashing.mix(np.zeros(3, np.float32), 0)
   with pytest.raises(TypeError, match='the seed must be integers, got float32'):
     hashing.mix(np.zeros(3, np.int32), jnp.float32(1))
+
+
+@pytest.mark.parametrize('shape', [(), (7,), (3, 4)])
+def test_a_family_is_its_hashes_side_by_side(shape):
+  ids = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+  want = np.stack([hashing.bucket(ids, 5 + j, 97) for j in range(6)], axis=-1)
+  np.testing.assert_array_equal(hashing.family(ids, 5, 6, 97), want)
+  np.testing.assert_array_equal(hashing.family(jnp.asarray(ids), 5, 6, 97), want)

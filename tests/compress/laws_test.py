@@ -100,7 +100,8 @@ def test_a_read_depends_on_its_own_id_alone(name):
   stored = codec.encode(table())
   together = read(codec, stored, np.arange(ROWS, dtype=np.int32))
   alone = jnp.stack([read(codec, stored, np.int32([i]))[0] for i in range(ROWS)])
-  np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-7)
+  # A product of one row may sum in another order than that of many.
+  np.testing.assert_allclose(together, alone, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize('name', LOSSLESS)

@@ -25,6 +25,14 @@ TECHNIQUES = {
   ),
   'hot_cold': compress.hot_cold(9, compress.quotient_remainder(4)),
   'double_hash_by_frequency': compress.double_hash_by_frequency(9, 5),
+  'memcom': compress.memcom(11),
+  'memcom_no_bias': compress.memcom(11, bias=False),
+  'tensor_train': compress.tensor_train(4),
+  'tensor_train_two': compress.tensor_train(3, cores=2),
+  'robe': compress.robe(60),
+  'robe_blocks': compress.robe(61, block=4),
+  'deep_hash': compress.deep_hash(16, (8,), levels=64),
+  'deep_hash_deep': compress.deep_hash(8, (12, 8), levels=64, seed=1),
   'fake_quantize_8': compress.fake_quantize(8),
   'fake_quantize_learned': compress.fake_quantize(8, step='learned'),
   'alpt_8': compress.alpt(8),
@@ -39,7 +47,7 @@ TECHNIQUES = {
 }
 
 # No table is left after these: the end of a chain.
-LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt'))}
+LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt', 'deep_hash'))}
 
 # Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
 TRAINED = {name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt'))}
@@ -58,5 +66,9 @@ LOSSLESS = {
   'partition': (compress.partition((0, 5), (compress.identity(), compress.hash_trick(35))), 0),
   'hot_cold': (compress.hot_cold(40, compress.drop()), 0),
   'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
+  'memcom': (compress.memcom(40), 1e-7),
+  'memcom_no_bias': (compress.memcom(50, bias=False), 0),
+  'tensor_train': (compress.tensor_train(1000), 1e-6),
+  'tensor_train_four': (compress.tensor_train(1000, cores=4), 1e-6),
   'cast_float32': (compress.cast('float32'), 0),
 }
