@@ -36,6 +36,7 @@ TECHNIQUES = {
   'int_quantize_4': compress.int_quantize(4),
   'int_quantize_2': compress.int_quantize(2),
   'int_quantize_symmetric': compress.int_quantize(8, offset=False),
+  'keep_dims': compress.keep_dims(4),
 }
 
 # No table is left after these: the end of a chain.
@@ -59,4 +60,5 @@ LOSSLESS = {
   'hot_cold': (compress.hot_cold(40, compress.drop()), 0),
   'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
   'cast_float32': (compress.cast('float32'), 0),
+  'keep_dims': (compress.keep_dims(6), 0),
 }
