@@ -28,6 +28,7 @@ from ctr_jax.compress.hash_embedding import hash_embedding
 from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
 from ctr_jax.compress.keep_dims import keep_dims
+from ctr_jax.compress.low_rank import low_rank
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.quotient_remainder import quotient_remainder
@@ -37,7 +38,7 @@ _ROWS = (
   double_hash_by_frequency,
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
-_COLUMNS = (keep_dims,)
+_COLUMNS = (keep_dims, low_rank)
 
 TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS)}
 """Name → factory, for descriptions read back from files."""
@@ -46,5 +47,5 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'keep_dims', 'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
 ]  # fmt: skip

@@ -37,6 +37,7 @@ TECHNIQUES = {
   'int_quantize_2': compress.int_quantize(2),
   'int_quantize_symmetric': compress.int_quantize(8, offset=False),
   'keep_dims': compress.keep_dims(4),
+  'low_rank': compress.low_rank(4),
 }
 
 # No table is left after these: the end of a chain.
@@ -61,4 +62,5 @@ LOSSLESS = {
   'double_hash_by_frequency': (compress.double_hash_by_frequency(10, 30), 1e-7),
   'cast_float32': (compress.cast('float32'), 0),
   'keep_dims': (compress.keep_dims(6), 0),
+  'low_rank': (compress.low_rank(6), 1e-6),
 }
