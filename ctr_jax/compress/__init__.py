@@ -31,6 +31,7 @@ from ctr_jax.compress.keep_dims import keep_dims
 from ctr_jax.compress.low_rank import low_rank
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
+from ctr_jax.compress.product_quantize import product_quantize
 from ctr_jax.compress.quotient_remainder import quotient_remainder
 
 _ROWS = (
@@ -39,13 +40,17 @@ _ROWS = (
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 _COLUMNS = (keep_dims, low_rank)
+_CODES = (product_quantize,)
 
-TECHNIQUES = {make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS)}
+TECHNIQUES = {
+  make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES)
+}
 """Name → factory, for descriptions read back from files."""
 
 __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'quotient_remainder', 'restore',
+  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'product_quantize',
+  'quotient_remainder', 'restore',
 ]  # fmt: skip

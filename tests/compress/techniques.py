@@ -38,13 +38,18 @@ TECHNIQUES = {
   'int_quantize_symmetric': compress.int_quantize(8, offset=False),
   'keep_dims': compress.keep_dims(4),
   'low_rank': compress.low_rank(4),
+  'product_quantize': compress.product_quantize(centroids=16, parts=2),
 }
 
 # No table is left after these: the end of a chain.
-LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt'))}
+LAST = {
+  name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt', 'product_quantize'))
+}
 
 # Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
-TRAINED = {name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt'))}
+TRAINED = {
+  name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt', 'product_quantize'))
+}
 
 # Corners in which nothing is lost (40 rows, 6 columns): name → (technique, tolerance).
 LOSSLESS = {
@@ -63,4 +68,5 @@ LOSSLESS = {
   'cast_float32': (compress.cast('float32'), 0),
   'keep_dims': (compress.keep_dims(6), 0),
   'low_rank': (compress.low_rank(6), 1e-6),
+  'product_quantize': (compress.product_quantize(centroids=40, parts=3), 1e-7),
 }
