@@ -8,6 +8,7 @@ codec = compress.bind(tables, [('(user|item)', core), ('.*', compress.identity()
 from ctr_jax.compress.alpt import alpt
 from ctr_jax.compress.binary_code import binary_code
 from ctr_jax.compress.cast import cast
+from ctr_jax.compress.cce import cce, recluster
 from ctr_jax.compress.codec import (
   WHOLE,
   Codec,
@@ -40,7 +41,7 @@ _ROWS = (
 )  # fmt: skip
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 _COLUMNS = (keep_dims, low_rank)
-_CODES = (product_quantize,)
+_CODES = (product_quantize, cce)
 
 TECHNIQUES = {
   make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES)
@@ -49,8 +50,8 @@ TECHNIQUES = {
 
 __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
-  'cast', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
+  'cast', 'cce', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
   'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'product_quantize',
-  'quotient_remainder', 'restore',
+  'quotient_remainder', 'recluster', 'restore',
 ]  # fmt: skip

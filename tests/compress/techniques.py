@@ -39,6 +39,7 @@ TECHNIQUES = {
   'keep_dims': compress.keep_dims(4),
   'low_rank': compress.low_rank(4),
   'product_quantize': compress.product_quantize(centroids=16, parts=2),
+  'cce': compress.cce(16, parts=2),
 }
 
 # No table is left after these: the end of a chain.
@@ -69,4 +70,5 @@ LOSSLESS = {
   'keep_dims': (compress.keep_dims(6), 0),
   'low_rank': (compress.low_rank(6), 1e-6),
   'product_quantize': (compress.product_quantize(centroids=40, parts=3), 1e-7),
+  'cce': (compress.cce(40, parts=3), 1e-7),
 }
