@@ -33,6 +33,7 @@ from ctr_jax.compress.low_rank import low_rank
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.product_quantize import product_quantize
+from ctr_jax.compress.prune import prune
 from ctr_jax.compress.quotient_remainder import quotient_remainder
 
 _ROWS = (
@@ -42,9 +43,10 @@ _ROWS = (
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 _COLUMNS = (keep_dims, low_rank)
 _CODES = (product_quantize, cce)
+_PRUNED = (prune,)
 
 TECHNIQUES = {
-  make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES)
+  make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES, *_PRUNED)
 }
 """Name → factory, for descriptions read back from files."""
 
@@ -52,6 +54,6 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'cce', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'product_quantize',
+  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'product_quantize', 'prune',
   'quotient_remainder', 'recluster', 'restore',
 ]  # fmt: skip

@@ -40,6 +40,8 @@ TECHNIQUES = {
   'low_rank': compress.low_rank(4),
   'product_quantize': compress.product_quantize(centroids=16, parts=2),
   'cce': compress.cce(16, parts=2),
+  'prune_table': compress.prune(),
+  'prune_row': compress.prune('row', start=-3.0),
 }
 
 # No table is left after these: the end of a chain.
@@ -71,4 +73,5 @@ LOSSLESS = {
   'low_rank': (compress.low_rank(6), 1e-6),
   'product_quantize': (compress.product_quantize(centroids=40, parts=3), 1e-7),
   'cce': (compress.cce(40, parts=3), 1e-7),
+  'prune': (compress.prune('column', start=-2.0), 1e-7),
 }
