@@ -30,6 +30,7 @@ from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
 from ctr_jax.compress.keep_dims import keep_dims
 from ctr_jax.compress.low_rank import low_rank
+from ctr_jax.compress.masked import masked
 from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.product_quantize import product_quantize
@@ -43,7 +44,7 @@ _ROWS = (
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 _COLUMNS = (keep_dims, low_rank)
 _CODES = (product_quantize, cce)
-_PRUNED = (prune,)
+_PRUNED = (prune, masked)
 
 TECHNIQUES = {
   make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES, *_PRUNED)
@@ -54,6 +55,6 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'cce', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'keep_dims', 'low_rank', 'match', 'multi_hash', 'partition', 'product_quantize', 'prune',
-  'quotient_remainder', 'recluster', 'restore',
+  'keep_dims', 'low_rank', 'masked', 'match', 'multi_hash', 'partition', 'product_quantize',
+  'prune', 'quotient_remainder', 'recluster', 'restore',
 ]  # fmt: skip

@@ -42,6 +42,7 @@ TECHNIQUES = {
   'cce': compress.cce(16, parts=2),
   'prune_table': compress.prune(),
   'prune_row': compress.prune('row', start=-3.0),
+  'masked': compress.masked(),
 }
 
 # No table is left after these: the end of a chain.
@@ -74,4 +75,5 @@ LOSSLESS = {
   'product_quantize': (compress.product_quantize(centroids=40, parts=3), 1e-7),
   'cce': (compress.cce(40, parts=3), 1e-7),
   'prune': (compress.prune('column', start=-2.0), 1e-7),
+  'masked': (compress.masked(), 0),
 }
