@@ -36,6 +36,7 @@ from ctr_jax.compress.partition import hot_cold, partition
 from ctr_jax.compress.product_quantize import product_quantize
 from ctr_jax.compress.prune import prune
 from ctr_jax.compress.quotient_remainder import quotient_remainder
+from ctr_jax.compress.sparse_rows import nonzeros, sparse_rows
 
 _ROWS = (
   hash_trick, multi_hash, hash_embedding, quotient_remainder, binary_code, partition, hot_cold,
@@ -44,7 +45,7 @@ _ROWS = (
 _VALUES = (cast, int_quantize, fake_quantize, alpt)
 _COLUMNS = (keep_dims, low_rank)
 _CODES = (product_quantize, cce)
-_PRUNED = (prune, masked)
+_PRUNED = (prune, masked, sparse_rows)
 
 TECHNIQUES = {
   make.__name__: make for make in (identity, drop, *_ROWS, *_VALUES, *_COLUMNS, *_CODES, *_PRUNED)
@@ -55,6 +56,6 @@ __all__ = [
   'TECHNIQUES', 'WHOLE', 'Codec', 'Rules', 'Technique', 'alpt', 'appended', 'binary_code', 'bind',
   'cast', 'cce', 'chain', 'describe', 'double_hash_by_frequency', 'drop', 'encode', 'extend',
   'fake_quantize', 'hash_embedding', 'hash_trick', 'hot_cold', 'identity', 'int_quantize',
-  'keep_dims', 'low_rank', 'masked', 'match', 'multi_hash', 'partition', 'product_quantize',
-  'prune', 'quotient_remainder', 'recluster', 'restore',
+  'keep_dims', 'low_rank', 'masked', 'match', 'multi_hash', 'nonzeros', 'partition',
+  'product_quantize', 'prune', 'quotient_remainder', 'recluster', 'restore', 'sparse_rows',
 ]  # fmt: skip

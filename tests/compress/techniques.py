@@ -43,16 +43,21 @@ TECHNIQUES = {
   'prune_table': compress.prune(),
   'prune_row': compress.prune('row', start=-3.0),
   'masked': compress.masked(),
+  'sparse_rows': compress.sparse_rows(240),
 }
 
 # No table is left after these: the end of a chain.
 LAST = {
-  name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt', 'product_quantize'))
+  name
+  for name in TECHNIQUES
+  if name.startswith(('int_quantize', 'alpt', 'product_quantize', 'sparse_rows'))
 }
 
 # Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
 TRAINED = {
-  name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt', 'product_quantize'))
+  name
+  for name in TECHNIQUES
+  if not name.startswith(('int_quantize', 'alpt', 'product_quantize', 'sparse_rows'))
 }
 
 # Corners in which nothing is lost (40 rows, 6 columns): name → (technique, tolerance).
@@ -76,4 +81,5 @@ LOSSLESS = {
   'cce': (compress.cce(40, parts=3), 1e-7),
   'prune': (compress.prune('column', start=-2.0), 1e-7),
   'masked': (compress.masked(), 0),
+  'sparse_rows': (compress.sparse_rows(240), 0),
 }
