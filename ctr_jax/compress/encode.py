@@ -26,7 +26,11 @@ def encode(codec: codec_lib.Codec, trained: Any) -> Any:
   """
   _finite(trained, 'is not finite before it is encoded: the training that made it has diverged')
   stored = jax.jit(codec.encode)(trained)
-  _finite(stored, 'overflows the type it is stored in: use bfloat16, or clip the table first')
+  _finite(
+    stored,
+    'overflows the type or the room it is stored in: use bfloat16, or clip the table first; '
+    'of sparse rows, keep more',
+  )
   return stored
 
 

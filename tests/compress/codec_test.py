@@ -209,7 +209,7 @@ def test_a_description_says_all_arguments_so_that_defaults_may_change():
 
 
 def test_unknown_techniques_are_refused():
-  with pytest.raises(ValueError, match="Unknown technique 'zip'; known are cast, drop"):
+  with pytest.raises(ValueError, match=r"Unknown technique 'zip'; known are .*cast, .*drop, "):
     compress.restore({'technique': 'zip', 'arguments': {}}, compress.TECHNIQUES)
 
 

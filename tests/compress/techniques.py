@@ -40,17 +40,32 @@ TECHNIQUES = {
   'cast_stochastic': compress.cast('float16', rounding='stochastic'),
   'cast_float16': compress.cast('float16'),
   'cast_bfloat16': compress.cast('bfloat16'),
+  'mixed_dims': compress.mixed_dims((0, 5, 20), (6, 4, 2)),
+  'adaptive_dims': compress.adaptive_dims(budget=0.1, smallest=2),
   'int_quantize_8': compress.int_quantize(8),
   'int_quantize_4': compress.int_quantize(4),
   'int_quantize_2': compress.int_quantize(2),
   'int_quantize_symmetric': compress.int_quantize(8, offset=False),
+  'keep_dims': compress.keep_dims(4),
+  'low_rank': compress.low_rank(4),
+  'product_quantize': compress.product_quantize(centroids=16, parts=2),
+  'cce': compress.cce(16, parts=2),
+  'prune_table': compress.prune(),
+  'prune_row': compress.prune('row', start=-3.0),
+  'masked': compress.masked(),
+  'sparse_rows': compress.sparse_rows(240),
 }
 
+_CODES = ('int_quantize', 'alpt', 'product_quantize', 'sparse_rows')
+
 # No table is left after these: the end of a chain.
-LAST = {name for name in TECHNIQUES if name.startswith(('int_quantize', 'alpt', 'deep_hash'))}
+LAST = {name for name in TECHNIQUES if name.startswith((*_CODES, 'deep_hash'))}
 
 # Rows whose gradient can be compared with that of a dense table: floats, stored as trained.
-TRAINED = {name for name in TECHNIQUES if not name.startswith(('int_quantize', 'alpt'))}
+TRAINED = {name for name in TECHNIQUES if not name.startswith(_CODES)}
+
+# One form of each technique: these are chained with each other.
+CHAINED = {technique.name: name for name, technique in reversed(TECHNIQUES.items())}.values()
 
 # Corners in which nothing is lost (40 rows, 6 columns): name → (technique, tolerance).
 LOSSLESS = {
@@ -71,4 +86,13 @@ LOSSLESS = {
   'tensor_train': (compress.tensor_train(1000), 1e-6),
   'tensor_train_four': (compress.tensor_train(1000, cores=4), 1e-6),
   'cast_float32': (compress.cast('float32'), 0),
+  'keep_dims': (compress.keep_dims(6), 0),
+  'low_rank': (compress.low_rank(6), 1e-6),
+  'product_quantize': (compress.product_quantize(centroids=40, parts=3), 1e-7),
+  'cce': (compress.cce(40, parts=3), 1e-7),
+  'prune': (compress.prune('column', start=-2.0), 1e-7),
+  'masked': (compress.masked(), 0),
+  'sparse_rows': (compress.sparse_rows(240), 0),
+  'mixed_dims': (compress.mixed_dims((0, 9), (6, 6)), 0),
+  'adaptive_dims': (compress.adaptive_dims(smallest=6), 0),
 }

@@ -1,0 +1,132 @@
+"""Sweeps: many trials on one data set, each a row; a table, a picture, and results that fill up.
+
+An experiment says what to train in plain loops:
+
+  def sweep(add):
+    for ways in (1, 2, 3):
+      add('multi-hash', f'{ways} ways', rules=..., technique settings)
+
+Finished trials are not trained again, and rows are merged into what experiments/results already
+has, so that a table may be filled over several runs and with more seeds where a claim rests on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from ctr_jax import compress
+from ctr_jax.data import columns
+from experiments import common, report, settings, trials
+
+ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" holds this expression.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One trial of a sweep.
+
+  Attributes:
+    group: what it is a member of: a curve in the picture.
+    trial: what is trained.
+    links: as in `trials.run`: measured after training, a row each.
+    facts: more columns of its row, as plain JSON.
+  """
+
+  group: str
+  trial: trials.Trial
+  links: tuple[tuple[str, Any], ...] = ()
+  facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def base(source: columns.Source, net: str = 'dcn') -> trials.Trial:
+  """The trial that a sweep changes: full tables with the settings of the data set."""
+  del source
+  chosen = settings.of(common.data_name())
+  return trials.Trial(
+    'full',
+    net=net,
+    net_options=chosen.net_options(net),
+    dim=chosen.dim,
+    optimizer=chosen.optimizer,
+    schedule=common.schedule(chosen.epochs, chosen.batch_size),
+  )
+
+
+def large(source: columns.Source, rows: int = 1000) -> list[str]:
+  """Tables of at least so many rows: those that a sweep compresses."""
+  found = [table for table, n in source.rows.items() if n >= rows]
+  if not found:
+    raise ValueError(f'No table has {rows} rows (the largest has {max(source.rows.values())}).')
+  return found
+
+
+def on(tables: list[str], make: Callable[[str], compress.Technique]) -> compress.Rules:
+  """Rules that store `tables` by `make(table)` and leave the others as they are."""
+  return (*((re.escape(t), make(t)) for t in tables), ('.*', compress.identity()))
+
+
+def run(
+  experiment: str, sweep: Callable[..., None], render: Callable[[dict], str], axis: str = 'bytes'
+) -> None:
+  """Trains what a sweep asks for, merges the rows into the results, prints and draws them.
+
+  Args:
+    experiment: the name of the module.
+    sweep: `sweep(add, source)`; `add(group, name, links=(), facts={}, **changes of the trial)`.
+    render: result → Markdown.
+    axis: 'bytes' of the served tables or 'bytes_training' in the picture.
+  """
+  source = common.source()
+  entries: list[Entry] = []
+
+  def add(group, name, *, links=(), facts=None, **changes):
+    trial = dataclasses.replace(base(source), **({'name': folder_name(group, name)} | changes))
+    entries.append(Entry(group, trial, tuple(links), facts or {}))
+    return trial
+
+  sweep(add, source)
+  wanted = re.compile(ONLY.value or '')
+  chosen = [e for e in entries if wanted.search(f'{e.group}: {e.trial.name}')]
+  if not chosen:
+    raise ValueError(f'--only={ONLY.value}: no row is called so.')
+  name = f'{experiment}_{common.data_name()}'
+  with common.workdir(experiment) as folder:
+    rows = []
+    for i, entry in enumerate(chosen):
+      print(f'[{i + 1}/{len(chosen)}] {entry.group}: {entry.trial.name}', flush=True)
+      found = trials.run(entry.trial, source, folder, common.seeds(), entry.links)
+      rows += [row | {'group': entry.group, **entry.facts} for row in found]
+      # After every trial, so that a sweep that is stopped has kept what it has measured.
+      result = common.result(experiment, source, rows, **common.best_possible(source))
+      result = merged(result, name)
+      common.save(folder, result, name)
+    text = f'{render(result)}\n\n{report.caption(result)}\n'
+    (folder / 'report.md').write_text(text)
+    report.groups(result, folder / 'report.png', axis)
+    print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+
+
+def folder_name(group: str, name: str) -> str:
+  """A trial's name: also its folder, and unique within its sweep."""
+  return re.sub(r'[^\w.=,+×-]+', '_', f'{group} {name}'.strip())
+
+
+def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
+  """`found` with the rows that experiments/results already has of the same data."""
+  path = common.RESULTS / f'{name}.json'
+  for row in found['rows']:
+    row.setdefault('command', found['command'])
+  if not path.exists():
+    return found
+  before = json.loads(path.read_text())
+  if before['data_checksum'] != found['data_checksum']:
+    return found
+  new = {row['name']: row for row in found['rows']}
+  kept = [new.pop(row['name']) if row['name'] in new else row for row in before['rows']]
+  return found | {'rows': [*kept, *new.values()]}
