@@ -65,6 +65,42 @@ def ladder(found: dict[str, Any]) -> str:
   return table(header, rows)
 
 
+def groups(found: dict[str, Any], path: pathlib.Path, axis: str = 'bytes') -> None:
+  """AUC against bytes (log scale), a curve for each group of rows with its spread."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  fig, axes = pyplot.subplots(figsize=(8, 5), layout='constrained')
+  members: dict[str, list[dict]] = {}
+  for row in found['rows']:
+    members.setdefault(row['group'], []).append(row)
+  marks = 'osD^v<>Ph*Xdp'
+  for i, (name, rows) in enumerate(members.items()):
+    rows = sorted((row for row in rows if axis in row), key=lambda row: row[axis])
+    if not rows:
+      continue
+    auc = [row['test']['auc'] for row in rows]
+    errors = [statistics.stdev(x) if len(x) > 1 else 0 for x in auc]
+    axes.errorbar(
+      [row[axis] for row in rows], [statistics.fmean(x) for x in auc], yerr=errors,
+      fmt=f'{marks[i % len(marks)]}-', color=pyplot.colormaps['tab20'](i % 20), markersize=5,
+      linewidth=1, capsize=2, label=name,
+    )  # fmt: skip
+  if found.get('best'):
+    axes.axhline(found['best']['auc'], color='#888888', linestyle=':', label='best possible')
+  axes.set_xscale('log')
+  axes.invert_xaxis()
+  axes.set_xlabel('bytes of tables' + (' and optimizer state' if axis != 'bytes' else ''))
+  axes.set_ylabel('test AUC')
+  axes.set_title(f'{found["experiment"]} on {found.get("title", found["data"])}')
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=7, ncols=2)
+  fig.savefig(path, dpi=120)
+  pyplot.close(fig)
+
+
 def caption(found: dict[str, Any]) -> str:
   """How a table was measured, in a sentence."""
   where, samples = found['environment'], found['samples']

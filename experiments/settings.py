@@ -1,7 +1,9 @@
 """Defaults by data set: embedding width, schedule and optimizer.
 
 The row-sparse learning rate and L2 were scanned on Frappe's validation split, one seed;
-ml1m_partial compared two settings; the others took Frappe's choice and were not tuned.
+ml1m_partial compared two settings. On yelp_implicit four were compared (learning rate 0.003 with L2
+0.1, 1 and 5, and 0.001 with 1: valid AUC 0.895, 0.916, 0.896, 0.903); hashed tables learn there for
+about 27 epochs, full ones for 8. The others took Frappe's choice and were not tuned.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _BY_NAME = {
   'synthetic': Settings(dim=8, epochs=5, batch_size=1024, optimizer=_rows(0.003, 1.0)),
   'frappe_x1': Settings(dim=10, epochs=30, optimizer=_rows(0.003, 1.0)),
   'ml1m_partial': Settings(dim=10, epochs=15, optimizer=_rows(0.003, 1.0)),
-  'yelp_implicit': Settings(dim=16, epochs=8, optimizer=_rows(0.003, 1.0)),
+  'yelp_implicit': Settings(dim=16, epochs=30, optimizer=_rows(0.003, 1.0)),
 }
 
 

@@ -103,9 +103,6 @@ def _leaves(levels_, cuts):
   def init_hidden(key, shape, dtype):
     return jax.random.normal(key, shape, dtype)
 
-  def init_output(key, shape, dtype):
-    return 0.1 * jax.random.normal(key, shape, dtype)
-
   def init_bias(key, shape, dtype):
     del key
     rise = jnp.linspace(0, _FULL, shape[1], dtype=dtype) if shape[1] > 1 else jnp.zeros((1,), dtype)
@@ -117,7 +114,9 @@ def _leaves(levels_, cuts):
       frozen=True,
     ),
     'hidden': leaf_lib.Leaf((2, 2, _HIDDEN), jnp.float32, ('net', 'in', 'out'), init_hidden),
-    'output': leaf_lib.Leaf((2, _HIDDEN, cuts), jnp.float32, ('net', 'in', 'out'), init_output),
+    'output': leaf_lib.Leaf(
+      (2, _HIDDEN, cuts), jnp.float32, ('net', 'in', 'out'), leaf_lib.constant(0)
+    ),
     'bias': leaf_lib.Leaf((2, cuts), jnp.float32, ('net', 'out'), init_bias),
   }  # fmt: skip
 

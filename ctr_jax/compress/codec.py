@@ -70,8 +70,14 @@ class Technique:
   def __str__(self) -> str:
     if self.name == 'chain':
       return ' → '.join(map(str, self.arguments['links']))
-    inside = ', '.join(f'{k}={v}' for k, v in self.arguments.items())
+    inside = ', '.join(f'{k}={_text(v)}' for k, v in self.arguments.items())
     return f'{self.name}({inside})'
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, (tuple, list)):  # `str` of a tuple shows its techniques by `repr`.
+    return f'({", ".join(map(_text, value))})'
+  return str(value)
 
 
 def technique(factory: Callable[..., Callable[[leaf_lib.Leaf], Codec]]):

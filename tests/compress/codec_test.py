@@ -144,8 +144,8 @@ def test_an_error_shows_the_chain_so_far():
   links = compress.hash_trick(5), compress.int_quantize(8), compress.cast('float16')
   with pytest.raises(
     ValueError,
-    match=r'cast\(dtype=float16\) cannot follow '
-    r'hash_trick\(buckets=5, seed=0\) → int_quantize\(bits=8\): no table is left',
+    match=r'cast\(dtype=float16, rounding=nearest\) cannot follow '
+    r'hash_trick\(buckets=5, seed=0\) → int_quantize\(bits=8, offset=True\): no table is left',
   ):
     compress.chain(*links)(FULL)
 

@@ -1,0 +1,175 @@
+r"""Every way to store fewer rows, at 2, 10, 100 and 1000 times fewer bytes.
+
+  python -m experiments.hash_family --data=frappe_x1
+  python -m experiments.hash_family --data=frappe_x1 --only=multi_hash --seeds=5 --save_result
+
+The large tables (1000 rows and more) are stored by each technique in as many bytes as full tables
+divided by 2, 10, 100 and 1000 allow; the others stay. Beside AUC and log loss stand collisions: the
+share of ids (and of reads) whose whole address is also another id's, measured, and predicted for
+ways that are random hashes. Measured results are in experiments/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from absl import flags
+
+from ctr_jax import compress
+from ctr_jax.compress import codec as codec_lib
+from ctr_jax.data import statistics
+from ctr_jax.tables import leaf
+from experiments import common, report, sweeps
+
+flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(sweeps)
+_RATIOS = flags.DEFINE_list('ratios', ['2', '10', '100', '1000'], 'How many times fewer bytes.')
+_CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are stored.')
+
+
+def families(rows: int, cols: int, values: int) -> dict[str, compress.Technique]:
+  """Every row technique for a table of rows × cols, sized to about `values` stored numbers."""
+  buckets = max(1, values // cols)
+  own = max(1, buckets // 2)
+  tail = compress.hash_trick(max(1, buckets - own))
+  found = {
+    'hash_trick': compress.hash_trick(buckets),
+    'multi_hash': compress.multi_hash(max(1, buckets // 2), 2),
+    'multi_hash_3': compress.multi_hash(max(1, buckets // 3), 3),
+    'multi_hash_weights': compress.multi_hash(max(1, buckets // 2), 2, 'weights'),
+    'hash_embedding': compress.hash_embedding(
+      max(1, buckets // 2), 2, max(1, min(rows, values // 4))
+    ),
+    'quotient_remainder': compress.quotient_remainder(_divisor(rows, buckets)),
+    'binary_code': _binary_code(rows, buckets, 'succession'),
+    'binary_code_skip': _binary_code(rows, buckets, 'skip'),
+    'double_hash': compress.double_hash_by_frequency(own, max(1, own // 2)),
+    'hot_cold': compress.hot_cold(own, tail),
+    'robe': compress.robe(max(cols, values)),
+    'tensor_train': _tensor_train(rows, cols, values),
+  }
+  if values > 2 * rows:  # A scalar per id has to fit.
+    found['memcom'] = compress.memcom(max(1, (values - 2 * rows) // cols))
+  if values * 4 > 2 * rows + 512 * cols:  # Two codes of a byte per id, and 256 centroids.
+    found['product_quantize'] = compress.product_quantize(min(256, rows), 2)
+  if values * 4 > 2 * rows:
+    found['cce'] = compress.cce(max(2, min(256, (values - rows // 2) // (2 * cols))), 2)
+  return found
+
+
+def _divisor(rows: int, buckets: int) -> int:
+  """m with m + ⌈rows/m⌉ nearest to `buckets`; of the two there are, the smaller."""
+  options = range(1, max(2, int(rows**0.5) + 1))
+  return min(options, key=lambda m: abs(m + -(-rows // m) - buckets))
+
+
+def _binary_code(rows: int, buckets: int, strategy: str) -> compress.Technique:
+  """Blocks of as many bits as give about `buckets` rows."""
+  table = leaf.Leaf((rows, 64))
+
+  def distance(made):
+    return abs(sum(x.rows for x in made(table).plan.values()) - buckets)
+
+  lengths = range(1, max(2, (rows - 1).bit_length() + 1))
+  options = [compress.binary_code(block, strategy=strategy) for block in lengths]
+  return min(options, key=distance)
+
+
+def _tensor_train(rows: int, cols: int, values: int) -> compress.Technique:
+  def stored(rank):
+    return leaf.nbytes(compress.tensor_train(rank)(leaf.Leaf((rows, cols))).plan) / 4
+
+  ranks = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+  return compress.tensor_train(min(ranks, key=lambda rank: abs(stored(rank) - values)))
+
+
+def collisions(technique: compress.Technique, rows: int, counts: np.ndarray):
+  """(share of ids, share of reads) whose address in all leaves is also another id's."""
+  codec = technique(leaf.Leaf((rows, 16)))
+  ids = np.arange(rows, dtype=np.int32)
+  # Leaves read whole and MLP inputs tell nothing of who shares what.
+  index = [x for x in leaf.flatten(codec.address(ids)).values() if x is not codec_lib.WHOLE]
+  key = np.stack([x.reshape(rows, -1)[:, j] for x in index for j in range(x[0].size)], axis=1)
+  _, group, size = np.unique(key, axis=0, return_inverse=True, return_counts=True)
+  shared = size[group.reshape(-1)] > 1
+  return float(shared.mean()), float(counts[shared].sum() / max(1, counts.sum()))
+
+
+def predicted(rows: int, buckets: int, ways: int) -> float:
+  """Chance that an id of `rows` meets another in all of `ways` independent hashes."""
+  return -np.expm1(-(rows - 1) / float(buckets) ** ways)
+
+
+def _predict(name: str, technique: compress.Technique, rows: int) -> float | None:
+  arguments = technique.arguments
+  if name.startswith(('hash_trick', 'multi_hash')):
+    return float(predicted(rows, arguments['buckets'], arguments.get('ways', 1)))
+  if name in ('quotient_remainder', 'binary_code', 'binary_code_skip', 'memcom'):
+    return 0.0  # Unique by construction.
+  return None
+
+
+def sweep(add, source) -> None:
+  """Full tables, then every family at every ratio."""
+  counts = statistics.counts(source)
+  tables = sweeps.large(source, _CORE_ROWS.value)
+  trial = add('full', '')
+  width = trial.model(source).width
+  for ratio in map(float, _RATIOS.value):
+    sized = {t: families(n := source.rows[t], width, int(n * width / ratio)) for t in tables}
+    names = set.intersection(*(set(made) for made in sized.values()))
+    for name in [n for n in sized[tables[0]] if n in names]:
+      chosen = {t: sized[t][name] for t in tables}
+      largest = max(tables, key=source.rows.get)
+      seen = _seen(chosen[largest], source.rows[largest], counts[largest])
+      add(
+        name,
+        f'{ratio:g}×',
+        rules=sweeps.on(tables, chosen.__getitem__),
+        facts={
+          'ratio': ratio,
+          'technique': str(chosen[largest]),
+          'ids_colliding': seen[0],
+          'reads_colliding': seen[1],
+          'predicted': _predict(name, chosen[largest], source.rows[largest]),
+        },
+      )
+
+
+def _seen(technique, rows, counts):
+  # Robe and tensor trains share parts of vectors, not vectors: collisions say nothing of them.
+  if technique.name in ('robe', 'tensor_train', 'deep_hash', 'product_quantize', 'cce'):
+    return None, None
+  return collisions(technique, rows, counts)
+
+
+def render(found) -> str:
+  """One line per technique and ratio: AUC, log loss, bytes, collisions."""
+  full = next(row for row in found['rows'] if row['group'] == 'full')
+
+  def percent(x):
+    return '–' if x is None else f'{100 * x:.2f}%'
+
+  rows = [
+    (
+      row['group'],
+      f'{row["ratio"]:g}×' if 'ratio' in row else '1×',
+      report.size(row['bytes']),
+      f'{full["bytes"] / row["bytes"]:.1f}×',
+      report.spread(row['test']['auc']),
+      report.spread(row['test']['log_loss']),
+      percent(row.get('ids_colliding')),
+      percent(row.get('predicted')),
+      percent(row.get('reads_colliding')),
+      len(row['seeds']),
+    )
+    for row in found['rows']
+  ]
+  header = (
+    'technique', 'asked', 'tables', 'smaller', 'test AUC', 'log loss', 'ids colliding',
+    'predicted', 'reads colliding', 'seeds',
+  )  # fmt: skip
+  return report.table(header, rows)
+
+
+if __name__ == '__main__':
+  common.run(lambda: sweeps.run('hash_family', sweep, render))

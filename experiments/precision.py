@@ -1,0 +1,103 @@
+r"""Fewer bits per value, after training and during it: the reference table.
+
+  python -m experiments.precision --data=frappe_x1 --seeds=5 --save_result
+  python -m experiments.precision --data=frappe_x1 --only=alpt
+
+After training: the same float32 model with one more link, so that differences are of the values
+alone. During training: rows stored in few bits while they are trained (bf16 and fp16 rounded at
+random or to nearest, ALPT's int8 and int4), or trained in full through the rounding they will be
+served with. Bytes are those served and those trained with, optimizer state included. Measured
+results are in experiments/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from absl import flags
+
+from ctr_jax import compress
+from experiments import common, report, sweeps
+
+flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(sweeps)
+
+AFTER = {
+  'float16': compress.cast('float16'),
+  'bfloat16': compress.cast('bfloat16'),
+  'int8': compress.int_quantize(8),
+  'int8, no offset': compress.int_quantize(8, offset=False),
+  'int4': compress.int_quantize(4),
+  'int4, no offset': compress.int_quantize(4, offset=False),
+  'int2': compress.int_quantize(2),
+}
+
+DURING = {
+  'float16': compress.cast('float16'),
+  'float16, stochastic': compress.cast('float16', 'stochastic'),
+  'alpt int8': compress.alpt(8),
+  'alpt int4': compress.alpt(4),
+}
+
+# Trained in full through their rounding, then served by it.
+THROUGH = {
+  'int8': (compress.fake_quantize(8), compress.int_quantize(8)),
+  'int4': (compress.fake_quantize(4), compress.int_quantize(4)),
+  'int2': (compress.fake_quantize(2), compress.int_quantize(2)),
+}
+
+
+def everywhere(technique: compress.Technique) -> compress.Rules:
+  return (('.*', technique),)
+
+
+def sweep(add, source) -> None:
+  """float32 with every rounding after training; every way to train with rounding."""
+  del source
+  links = [(f'after training: {name}', link) for name, link in AFTER.items()]
+  add('float32', '', links=links)
+  for name, technique in DURING.items():
+    add('stored while training', name, rules=everywhere(technique))
+  for name, (technique, link) in THROUGH.items():
+    served = (f'trained through {name}, served', lambda outcome, link=link: everywhere(link))
+    add('trained through', name, rules=everywhere(technique), links=[served])
+
+
+def render(found) -> str:
+  """One line per precision: size, AUC, log loss, and differences from float32, seed by seed."""
+  full = next(row for row in found['rows'] if row['name'] == 'float32')
+  rows = []
+  for row in found['rows']:
+    rows.append(
+      (
+        row['name'],
+        report.size(row['bytes']),
+        f'{row["bytes"] / full["bytes"]:.3f}',
+        f'{row["bytes_training"] / full["bytes_training"]:.3f}' if 'bytes_training' in row else '–',
+        report.spread(row['test']['auc']),
+        difference(row, full, 'auc'),
+        difference(row, full, 'log_loss'),
+        len(row['seeds']),
+      )
+    )
+  header = (
+    'values', 'served', 'of float32', 'training bytes of float32', 'test AUC',
+    'ΔAUC × 1e4', 'Δlog loss × 1e4', 'seeds',
+  )  # fmt: skip
+  return report.table(header, rows)
+
+
+def difference(row, full, metric: str) -> str:
+  """Mean and spread of a row's metric minus float32's, over the seeds that both have, × 1e4."""
+  base = dict(zip(full['seeds'], full['test'][metric], strict=True))
+  own = zip(row['seeds'], row['test'][metric], strict=True)
+  pairs = [1e4 * (x - base[seed]) for seed, x in own if seed in base]
+  if not pairs or row is full:
+    return '–'
+  if len(pairs) == 1:
+    return f'{pairs[0]:+.2f}'
+  return f'{statistics.fmean(pairs):+.2f} ± {statistics.stdev(pairs):.2f}'
+
+
+if __name__ == '__main__':
+  common.run(lambda: sweeps.run('precision', sweep, render, axis='bytes'))
