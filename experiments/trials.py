@@ -326,4 +326,15 @@ def _row(name, found):
     'test': {m: [x['test'][m] for x in found] for m in metrics},
     **{k: [x[k] for x in found] for k in lists if k in found[0]},
     **{k: found[0][k] for k in shared if k in found[0]},
+    **_sizes(found),
   }
+
+
+def _sizes(found):
+  """Bytes, where what a search kept makes them differ from seed to seed: the mean, and each."""
+  sizes = {}
+  for name in ('bytes', 'bytes_training'):
+    values = [x[name] for x in found if name in x]
+    if len(set(values)) > 1:
+      sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}
+  return sizes
