@@ -57,7 +57,14 @@ def distinct_rows(shape, columns):
 class Ours:
   """A model of ours and its state, trained by the step that training uses."""
 
-  def __init__(self, shape: Shape, layout, rows: rowwise.RowOptimizer | None, net=None):
+  def __init__(
+    self,
+    shape: Shape,
+    layout,
+    rows: rowwise.RowOptimizer | None,
+    net=None,
+    technique: compress.Technique | None = None,
+  ):
     features = tuple(
       schema.Feature(name, table=f't{i % len(shape.sizes):02}')
       for i, name in enumerate(shape.names)
@@ -65,7 +72,7 @@ class Ours:
     self.model = predict.build(
       schema.Schema('bench', features),
       {f't{i:02}': rows_ for i, rows_ in enumerate(shape.sizes)},
-      [('.*', compress.identity())],
+      [('.*', technique or compress.identity())],
       net or models.NETS['dnn'](hidden=(shape.hidden,), dropout=0.0, batch_norm=False),
       shape.dim,
       layout=layout,
