@@ -18,11 +18,11 @@ from absl import flags
 
 from ctr_jax import compress
 from ctr_jax.data import statistics
-from experiments import common, precision, report, sweeps
+from experiments import common, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
-_CORE_ROWS = flags.DEFINE_integer('core_rows', 0, 'Tables of at least so many rows are changed.')
+flags.set_default(sweeps.CORE_ROWS, 0)  # Narrow rows of small tables count as well.
 _PARTS = flags.DEFINE_list('parts', ['0.5', '0.3', '0.2'], 'Parts of the columns that are kept.')
 _BUDGETS = flags.DEFINE_list(
   'amtl_budgets', ['0', '0.01', '0.03', '0.1'], "Weights of AMTL's price."
@@ -78,7 +78,7 @@ def sparse(tables):
 
 def sweep(add, source) -> None:
   """Full tables; fixed, low-rank and mixed widths at equal parts; AMTL and PEP in two stages."""
-  tables = sweeps.large(source, _CORE_ROWS.value)
+  tables = sweeps.large(source)
   counts = statistics.counts(source)
   trial = add('full', '')
   cols = trial.model(source).width
@@ -105,16 +105,16 @@ def sweep(add, source) -> None:
 
 def render(found) -> str:
   """One line per technique: bytes, AUC, log loss, and differences from full tables."""
-  full = next(row for row in found['rows'] if row['group'] == 'full')
+  full = report.full_row(found)
   rows = [
     (
       row['group'],
       row['name'].removeprefix(row['group']).strip(' _') or '–',
       report.size(row['bytes']),
-      f'{100 * (1 - row["bytes"] / full["bytes"]):.1f}%',
+      f'{100 * (1 - row["bytes"] / full["bytes"]):.1f}%' if full else '–',
       report.spread(row['test']['auc']),
-      precision.difference(row, full, 'auc'),
-      precision.difference(row, full, 'log_loss'),
+      report.difference(row, full, 'auc'),
+      report.difference(row, full, 'log_loss'),
       len(row['seeds']),
     )
     for row in found['rows']

@@ -24,7 +24,6 @@ from experiments import budgets, common, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
-_RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
 
 UNIFORM = {
   'hash_trick': lambda n: compress.hash_trick(max(1, n)),
@@ -62,7 +61,7 @@ def sweep(add, source) -> None:
   trial = add('full', '', links=[('full, int8', compress.int_quantize(8))])
   tables = budgets.tables(trial, source)
   full = sum(x.nbytes for x in tables.values())
-  for ratio in map(float, _RATIOS.value):
+  for ratio in map(float, sweeps.RATIOS.value):
     limit = int(full / ratio)
     chosen = budgets.choose(trial, source, f'{limit}B')
     print(f'{budgets.explain(chosen)}\n')
@@ -99,21 +98,18 @@ def pareto(rows) -> list[dict]:
 
 def render(found) -> str:
   """The rows of this sweep, then the frontier over all sweeps."""
-  full = next(row for row in found['rows'] if row['group'] == 'full')
-  top = statistics.fmean(full['test']['auc'])
+  full, best = report.full_row(found), found.get('best')
 
   def line(row):
-    lost = 1e4 * (statistics.fmean(row['test']['auc']) - top)
-    best = found.get('best')
-    short = f'{1e4 * (statistics.fmean(row["test"]["auc"]) - best["auc"]):+.0f}' if best else '–'
+    short = statistics.fmean(row['test']['auc']) - best['auc'] if best else None
     return (
       row['name'],
       report.size(row['bytes']),
-      f'{full["bytes"] / row["bytes"]:.1f}×',
+      report.smaller(full, row),
       report.spread(row['test']['auc']),
       report.spread(row['test']['log_loss']),
-      f'{lost:+.1f}',
-      short,
+      report.difference(row, full, 'auc'),
+      f'{1e4 * short:+.0f}' if best else '–',
       len(row['seeds']),
     )
 

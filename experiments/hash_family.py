@@ -22,12 +22,11 @@ from experiments import common, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
-_RATIOS = flags.DEFINE_list('ratios', ['2', '10', '100', '1000'], 'How many times fewer bytes.')
-_CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are stored.')
+flags.set_default(sweeps.RATIOS, ['2', '10', '100', '1000'])
 
 
 def families(rows: int, cols: int, values: int) -> dict[str, compress.Technique]:
-  """Every row technique for a table of rows × cols, sized to about `values` stored numbers."""
+  """Every row technique for a table of rows × cols that can get to about `values` numbers."""
   buckets = max(1, values // cols)
   own = max(1, buckets // 2)
   tail = compress.hash_trick(max(1, buckets - own))
@@ -53,7 +52,12 @@ def families(rows: int, cols: int, values: int) -> dict[str, compress.Technique]
     found['product_quantize'] = compress.product_quantize(min(256, rows), 2)
   if values * 4 > 2 * rows:
     found['cce'] = compress.cce(max(2, min(256, (values - rows // 2) // (2 * cols))), 2)
-  return found
+  # Pairs of tables, blocks of bits and cores have a least size: no row where that is too large.
+  return {name: made for name, made in found.items() if _bytes(made, rows, cols) <= 8 * values}
+
+
+def _bytes(technique: compress.Technique, rows: int, cols: int) -> int:
+  return leaf.nbytes(technique(leaf.Leaf((rows, cols))).plan)
 
 
 def _divisor(rows: int, buckets: int) -> int:
@@ -76,7 +80,7 @@ def _binary_code(rows: int, buckets: int, strategy: str) -> compress.Technique:
 
 def _tensor_train(rows: int, cols: int, values: int) -> compress.Technique:
   def stored(rank):
-    return leaf.nbytes(compress.tensor_train(rank)(leaf.Leaf((rows, cols))).plan) / 4
+    return _bytes(compress.tensor_train(rank), rows, cols) / 4
 
   ranks = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
   return compress.tensor_train(min(ranks, key=lambda rank: abs(stored(rank) - values)))
@@ -111,10 +115,10 @@ def _predict(name: str, technique: compress.Technique, rows: int) -> float | Non
 def sweep(add, source) -> None:
   """Full tables, then every family at every ratio."""
   counts = statistics.counts(source)
-  tables = sweeps.large(source, _CORE_ROWS.value)
+  tables = sweeps.large(source)
   trial = add('full', '')
   width = trial.model(source).width
-  for ratio in map(float, _RATIOS.value):
+  for ratio in map(float, sweeps.RATIOS.value):
     sized = {t: families(n := source.rows[t], width, int(n * width / ratio)) for t in tables}
     names = set.intersection(*(set(made) for made in sized.values()))
     for name in [n for n in sized[tables[0]] if n in names]:
@@ -144,7 +148,7 @@ def _seen(technique, rows, counts):
 
 def render(found) -> str:
   """One line per technique and ratio: AUC, log loss, bytes, collisions."""
-  full = next(row for row in found['rows'] if row['group'] == 'full')
+  full = report.full_row(found)
 
   def percent(x):
     return '–' if x is None else f'{100 * x:.2f}%'
@@ -154,7 +158,7 @@ def render(found) -> str:
       row['group'],
       f'{row["ratio"]:g}×' if 'ratio' in row else '1×',
       report.size(row['bytes']),
-      f'{full["bytes"] / row["bytes"]:.1f}×',
+      report.smaller(full, row),
       report.spread(row['test']['auc']),
       report.spread(row['test']['log_loss']),
       percent(row.get('ids_colliding')),

@@ -12,8 +12,6 @@ results are in experiments/RESULTS.md.
 
 from __future__ import annotations
 
-import statistics
-
 from absl import flags
 
 from ctr_jax import compress
@@ -65,38 +63,29 @@ def sweep(add, source) -> None:
 
 def render(found) -> str:
   """One line per precision: size, AUC, log loss, and differences from float32, seed by seed."""
-  full = next(row for row in found['rows'] if row['name'] == 'float32')
-  rows = []
-  for row in found['rows']:
-    rows.append(
-      (
-        row['name'],
-        report.size(row['bytes']),
-        f'{row["bytes"] / full["bytes"]:.3f}',
-        f'{row["bytes_training"] / full["bytes_training"]:.3f}' if 'bytes_training' in row else '–',
-        report.spread(row['test']['auc']),
-        difference(row, full, 'auc'),
-        difference(row, full, 'log_loss'),
-        len(row['seeds']),
-      )
+  full = report.full_row(found)
+
+  def part(row, key):
+    return f'{row[key] / full[key]:.3f}' if full and key in row else '–'
+
+  rows = [
+    (
+      row['name'],
+      report.size(row['bytes']),
+      part(row, 'bytes'),
+      part(row, 'bytes_training'),
+      report.spread(row['test']['auc']),
+      report.difference(row, full, 'auc'),
+      report.difference(row, full, 'log_loss'),
+      len(row['seeds']),
     )
+    for row in found['rows']
+  ]
   header = (
     'values', 'served', 'of float32', 'training bytes of float32', 'test AUC',
     'ΔAUC × 1e4', 'Δlog loss × 1e4', 'seeds',
   )  # fmt: skip
   return report.table(header, rows)
-
-
-def difference(row, full, metric: str) -> str:
-  """Mean and spread of a row's metric minus float32's, over the seeds that both have, × 1e4."""
-  base = dict(zip(full['seeds'], full['test'][metric], strict=True))
-  own = zip(row['seeds'], row['test'][metric], strict=True)
-  pairs = [1e4 * (x - base[seed]) for seed, x in own if seed in base]
-  if not pairs or row is full:
-    return '–'
-  if len(pairs) == 1:
-    return f'{pairs[0]:+.2f}'
-  return f'{statistics.fmean(pairs):+.2f} ± {statistics.stdev(pairs):.2f}'
 
 
 if __name__ == '__main__':

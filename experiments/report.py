@@ -65,6 +65,29 @@ def ladder(found: dict[str, Any]) -> str:
   return table(header, rows)
 
 
+def full_row(found: dict[str, Any]) -> dict[str, Any] | None:
+  """The row that others are held against: full tables; None while a sweep has not got it."""
+  named = (row for row in found['rows'] if row['name'] in ('full', 'float32'))
+  return next(named, None)
+
+
+def smaller(full: dict[str, Any] | None, row: dict[str, Any]) -> str:
+  """How many times fewer bytes a row takes than full tables."""
+  return f'{full["bytes"] / row["bytes"]:.1f}×' if full else '–'
+
+
+def difference(row: dict[str, Any], full: dict[str, Any] | None, metric: str) -> str:
+  """Mean and spread of a row's metric minus the full row's, over the seeds of both, × 1e4."""
+  if full is None or row is full:
+    return '–'
+  base = dict(zip(full['seeds'], full['test'][metric], strict=True))
+  own = zip(row['seeds'], row['test'][metric], strict=True)
+  pairs = [1e4 * (x - base[seed]) for seed, x in own if seed in base]
+  if len(pairs) < 2:
+    return f'{pairs[0]:+.2f}' if pairs else '–'
+  return f'{statistics.fmean(pairs):+.2f} ± {statistics.stdev(pairs):.2f}'
+
+
 def groups(found: dict[str, Any], path: pathlib.Path, axis: str = 'bytes') -> None:
   """AUC against bytes (log scale), a curve for each group of rows with its spread."""
   import matplotlib

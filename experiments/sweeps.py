@@ -25,6 +25,9 @@ from ctr_jax.data import columns
 from experiments import common, report, settings, trials
 
 ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" holds this expression.')
+CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are changed.')
+NET = flags.DEFINE_string('net', 'dcn', 'lr, fm, dnn, deepfm, dcn or dcnv2.')
+RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +47,27 @@ class Entry:
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def base(source: columns.Source, net: str = 'dcn') -> trials.Trial:
+def base() -> trials.Trial:
   """The trial that a sweep changes: full tables with the settings of the data set."""
-  del source
   chosen = settings.of(common.data_name())
   return trials.Trial(
     'full',
-    net=net,
-    net_options=chosen.net_options(net),
+    net=NET.value,
+    net_options=chosen.net_options(NET.value),
     dim=chosen.dim,
     optimizer=chosen.optimizer,
     schedule=common.schedule(chosen.epochs, chosen.batch_size),
   )
 
 
-def large(source: columns.Source, rows: int = 1000) -> list[str]:
-  """Tables of at least so many rows: those that a sweep compresses."""
-  found = [table for table, n in source.rows.items() if n >= rows]
+def large(source: columns.Source) -> list[str]:
+  """Tables of at least --core_rows rows: those that a sweep compresses."""
+  found = [table for table, n in source.rows.items() if n >= CORE_ROWS.value]
   if not found:
-    raise ValueError(f'No table has {rows} rows (the largest has {max(source.rows.values())}).')
+    largest = max(source.rows.values())
+    raise ValueError(
+      f'No table has {CORE_ROWS.value} rows (the largest has {largest}): lower --core_rows.'
+    )
   return found
 
 
@@ -86,7 +91,7 @@ def run(
   entries: list[Entry] = []
 
   def add(group, name, *, links=(), facts=None, **changes):
-    trial = dataclasses.replace(base(source), **({'name': folder_name(group, name)} | changes))
+    trial = dataclasses.replace(base(), **({'name': folder_name(group, name)} | changes))
     entries.append(Entry(group, trial, tuple(links), facts or {}))
     return trial
 
@@ -128,5 +133,9 @@ def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   if before['data_checksum'] != found['data_checksum']:
     return found
   new = {row['name']: row for row in found['rows']}
-  kept = [new.pop(row['name']) if row['name'] in new else row for row in before['rows']]
-  return found | {'rows': [*kept, *new.values()]}
+  rows = []
+  for row in before['rows']:
+    again = new.pop(row['name'], row)
+    # A look with fewer seeds does not take the place of a measurement with more.
+    rows.append(again if len(again['seeds']) >= len(row['seeds']) else row)
+  return found | {'rows': [*rows, *new.values()]}

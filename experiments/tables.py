@@ -7,6 +7,7 @@ A document holds `<!-- table: NAME -->` ... `<!-- end -->`; NAME is a result fil
 experiments/results, or `bars_frappe` for all of its nets in one table.
 """
 
+import importlib
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ from absl import app, flags
 from experiments import common, report
 
 _CHECK = flags.DEFINE_bool('check', False, 'Change nothing; fail if a table is out of date.')
+_SWEEPS = ('hash_family_', 'dimensions_', 'precision_', 'frontier_')
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
 _BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
@@ -71,12 +73,22 @@ def bench(name: str) -> str:
   return f'{found["table"]}\n\n{found["caption"]}'
 
 
+def sweep(name: str) -> str:
+  """The rows of a sweep so far, by its own module, how they were measured, and the picture."""
+  found = load(name)
+  module = importlib.import_module(f'experiments.{found["experiment"]}')
+  picture = f'![AUC against bytes](/experiments/results/{name}.png)'
+  return f'{module.render(found)}\n\n{report.caption(found)}\n\n{picture}'
+
+
 def render(name: str) -> str:
   """The text that stands between the markers of table NAME."""
   if name == 'bars_frappe':
     return bars()
   if not (common.RESULTS / f'{name}.json').exists():
     return f'Not measured yet (experiments/results/{name}.json).'
+  if name.startswith(_SWEEPS):
+    return sweep(name)
   return bench(name) if name.startswith('bench_') else ladder(name)
 
 
@@ -88,8 +100,11 @@ def fill(text: str) -> str:
 def main(argv) -> None:
   del argv
   if not _CHECK.value:
-    for path in common.RESULTS.glob('massive_to_compact_*.json'):
-      report.figure(load(path.stem), path.with_suffix('.png'))
+    for path in common.RESULTS.glob('*.json'):
+      if path.stem.startswith('massive_to_compact_'):
+        report.figure(load(path.stem), path.with_suffix('.png'))
+      elif path.stem.startswith(_SWEEPS):
+        report.groups(load(path.stem), path.with_suffix('.png'))
   stale = []
   for name in _DOCUMENTS:
     path: pathlib.Path = common.PROJECT / name
