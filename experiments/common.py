@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -155,7 +156,7 @@ def command(experiment: str) -> str:
   """The command that made a result, without folders of one machine."""
   hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'debug'))
   arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
-  return ' '.join(['python -m', f'experiments.{experiment}', *arguments])
+  return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 
 
 def result(experiment: str, data: columns.Source, rows: list[dict], **more: Any) -> dict[str, Any]:

@@ -127,13 +127,17 @@ def groups(found: dict[str, Any], path: pathlib.Path, axis: str = 'bytes') -> No
 def caption(found: dict[str, Any]) -> str:
   """How a table was measured, in a sentence."""
   where, samples = found['environment'], found['samples']
-  count = len(found['rows'][0]['seeds'])
+  # A sweep's rows may have come from several runs.
+  commands = dict.fromkeys(row.get('command', found['command']) for row in found['rows'])
+  counts = sorted({len(row['seeds']) for row in found['rows']})
+  count = f'{counts[0]} to {counts[-1]}' if len(counts) > 1 else counts[0]
+  several = counts[-1] > 1
   return (
     f'{found.get("title", found["data"])}: {samples["train"]:,} / {samples["valid"]:,} / '
-    f'{samples["test"]:,} samples; {count} seed{"s" * (count > 1)}'
-    f'{" (mean ± standard deviation)" * (count > 1)}; {where["device"]}, '
+    f'{samples["test"]:,} samples; {count} seed{"s" * several}'
+    f'{" (mean ± standard deviation)" * several}; {where["device"]}, '
     f'{where["cpu_cores"]} cores{_load(where)}, jax {where["jax"]}, {where["date"]}. '
-    f'`{found["command"]}`'
+    + ', '.join(f'`{command}`' for command in commands)
   )
 
 

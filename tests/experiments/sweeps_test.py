@@ -1,5 +1,6 @@
 """Every sweep, shrunk: rows, what they say of themselves, and results that fill up."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.tables import leaf
-from experiments import common, frontier, hash_family, report, sweeps
+from ctr_jax.train import loop
+from experiments import common, frontier, hash_family, report, sweeps, trials
 
 # Rows of all tables; FM's are 17 wide: 16 and the linear weight.
 ROWS = sum(synthetic.Synthetic(synthetic.small()).rows.values())
@@ -51,6 +53,21 @@ def test_hash_family(tmp_path):
   rows = run('hash_family', tmp_path, '--core_rows=200', '--ratios=4', '--only=full|binary_code_4')
   assert rows['binary_code_4×']['bytes'] < 0.4 * rows['full']['bytes']
   assert rows['binary_code_4×']['ids_colliding'] == 0
+
+
+def test_cce_goes_on_from_its_clusters(tmp_path):
+  source = synthetic.Synthetic(synthetic.small())
+  rules = sweeps.on(['noise'], lambda table: compress.cce(40))
+  schedule = loop.Schedule(epochs=1, batch_size=512)
+  warm = trials.Trial('warm', rules=rules, net='fm', dim=4, schedule=schedule)
+  _, before, _ = trials.train(warm, source, tmp_path, 0)
+  start = hash_family.reclustered(before, before.model, rules)
+  assert not any(np.any(start.stored['noise'][f'helper_{j}']) for j in range(2))
+  assert np.any(start.stored['noise']['code'] != before.stored['noise']['code'])
+  np.testing.assert_array_equal(start.stored['user'], before.stored['user'])
+  again = dataclasses.replace(warm, name='again', after=warm, start=hash_family.reclustered)
+  (row,) = trials.run(again, source, tmp_path, [0])
+  assert row['bytes'] == leaf.nbytes(before.model.codec.plan)
 
 
 @pytest.mark.parametrize('rows, cols', [(1000, 11), (50_000, 16)])
