@@ -48,7 +48,11 @@ def choose(
   """The choice for `limit` bytes (as `--budget` says them) of a trial's tables."""
   full = tables(trial, source)
   size = sum(x.nbytes for x in full.values())
-  slots = trial.optimizer.recipe().rows.slots if of == 'training' else None
+  slots = None
+  if of == 'training':
+    if trial.optimizer.mode != 'rows':
+      raise ValueError('--budget_of=training counts the state of a row optimizer: use --mode=rows.')
+    slots = trial.optimizer.recipe().rows.slots
   if slots:
     size += sum(s.nbytes for x in full.values() for s in slots(x).values())
   return compress.budget(full, statistics.counts(source), parse(limit, size), slots=slots)
@@ -59,7 +63,7 @@ def within(trial: trials.Trial, source: columns.Source, found: compress.Budget):
   trial = dataclasses.replace(trial, rules=found.rules)
   if found.rules == found.served:
     return trial, []
-  return trial, [(f'{trial.name}, served', lambda outcome: found.served)]
+  return trial, [(f'{trial.name}, served', found.served)]
 
 
 def explain(found: compress.Budget) -> str:

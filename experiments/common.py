@@ -103,7 +103,7 @@ def data_name() -> str:
 def _default_workdir(experiment: str) -> pathlib.Path:
   own = {}
   for module in (f'experiments.{experiment}', 'experiments.common', '__main__'):
-    found = flags.FLAGS.flags_by_module_dict().get(module, [])
+    found = flags.FLAGS.get_key_flags_for_module(module)  # With those it adopts from others.
     own |= {f.name: f.value for f in found if f.name not in _NOT_PART_OF_A_RUN}
   digest = hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:8]
   return PROJECT / 'workdir' / f'{experiment}-{data_name()}-{digest}'

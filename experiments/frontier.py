@@ -81,7 +81,7 @@ def everything(found) -> list[dict]:
     path = common.RESULTS / f'{name}_{found["data"]}.json'
     if path.exists():
       other = json.loads(path.read_text())
-      if other['data_checksum'] == found['data_checksum']:
+      if all(other.get(key) == found.get(key) for key in ('data_checksum', 'base')):
         rows += [row for row in other['rows'] if row['group'] != 'full']
   return rows
 

@@ -4,10 +4,10 @@ r"""Fewer bits per value, after training and during it: the reference table.
   python -m experiments.precision --data=frappe_x1 --only=alpt
 
 After training: the same float32 model with one more link, so that differences are of the values
-alone. During training: rows stored in few bits while they are trained (bf16 and fp16 rounded at
-random or to nearest, ALPT's int8 and int4), or trained in full through the rounding they will be
-served with. Bytes are those served and those trained with, optimizer state included. Measured
-results are in experiments/RESULTS.md.
+alone. During training: rows stored in few bits while they are trained (fp16 rounded at random or to
+nearest, ALPT's int8 and int4), or trained in full through the rounding that they are served with.
+Bytes are those served and those trained with, optimizer state included. Measured results are in
+experiments/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from absl import flags
 
 from ctr_jax import compress
-from experiments import common, report, sweeps
+from experiments import common, report, sweeps, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
@@ -57,7 +57,7 @@ def sweep(add, source) -> None:
   for name, technique in DURING.items():
     add('stored while training', name, rules=everywhere(technique))
   for name, (technique, link) in THROUGH.items():
-    served = (f'trained through {name}, served', lambda outcome, link=link: everywhere(link))
+    served = (f'trained through {name}, served', trials.Instead(link))
     add('trained through', name, rules=everywhere(technique), links=[served])
 
 

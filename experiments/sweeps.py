@@ -101,6 +101,9 @@ def run(
   if not chosen:
     raise ValueError(f'--only={ONLY.value}: no row is called so.')
   name = f'{experiment}_{common.data_name()}'
+  shared = {'base': base().describe(source), **common.best_possible(source)}
+  if common.SAVE.value:
+    merged(common.result(experiment, source, [], **shared), name)  # Refused before hours of work.
   with common.workdir(experiment) as folder:
     rows = []
     for i, entry in enumerate(chosen):
@@ -108,8 +111,7 @@ def run(
       found = trials.run(entry.trial, source, folder, common.seeds(), entry.links)
       rows += [row | {'group': entry.group, **entry.facts} for row in found]
       # After every trial, so that a sweep that is stopped has kept what it has measured.
-      result = common.result(experiment, source, rows, **common.best_possible(source))
-      result = merged(result, name)
+      result = merged(common.result(experiment, source, rows, **shared), name)
       common.save(folder, result, name)
     text = f'{render(result)}\n\n{report.caption(result)}\n'
     (folder / 'report.md').write_text(text)
@@ -123,14 +125,24 @@ def folder_name(group: str, name: str) -> str:
 
 
 def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
-  """`found` with the rows that experiments/results already has of the same data."""
+  """`found` with the rows that experiments/results already has of the same data and settings.
+
+  Raises:
+    ValueError: with --save_result, if those rows are of another net, width or schedule.
+  """
   path = common.RESULTS / f'{name}.json'
   for row in found['rows']:
     row.setdefault('command', found['command'])
   if not path.exists():
     return found
   before = json.loads(path.read_text())
-  if before['data_checksum'] != found['data_checksum']:
+  same = ('data_checksum', 'base')
+  if any(before.get(key) != found.get(key) for key in same):
+    if common.SAVE.value:
+      raise ValueError(
+        f'{path} has rows of other data or settings ({before.get("base")}): rows are compared with '
+        'each other, so move it away first, or leave out --save_result.'
+      )
     return found
   new = {row['name']: row for row in found['rows']}
   rows = []

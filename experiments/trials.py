@@ -58,10 +58,11 @@ class Optimizer:
   l2: float = 1e-3
   clip: float = 10.0
 
-  def recipe(self) -> state_lib.Recipe:
+  def recipe(self, model: predict.Model | None = None) -> state_lib.Recipe:
+    """What `train` takes; with a model, L2 knows which of its leaves are vectors."""
     adam = (optax.clip_by_global_norm(self.clip), optax.adam(self.learning_rate))
     if self.mode == 'dense':
-      return state_lib.Recipe(optax.chain(step_lib.l2_on_tables(self.l2), *adam))
+      return state_lib.Recipe(optax.chain(step_lib.l2_on_tables(self.l2, model), *adam))
     if self.mode != 'rows':
       raise ValueError(f"An optimizer's mode is 'rows' or 'dense', got {self.mode!r}.")
     return state_lib.Recipe(
@@ -111,6 +112,16 @@ def carried(before: Outcome, model: predict.Model, rules: compress.Rules) -> Out
   made = {t: before.vectors(t) for t in model.codec.plan if t not in kept}
   stored = compress.encode(model.codec, made) | {t: before.stored[t] for t in kept}
   return Outcome(model, rules, stored, before.net)
+
+
+class Instead(NamedTuple):
+  """A link that takes the place of what a trial was trained with, on the same stored tables.
+
+  Attributes:
+    link: the technique that every table is then stored by, from what is stored of it.
+  """
+
+  link: compress.Technique
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +196,8 @@ def run(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds, link
     workdir: a folder for this trial; finished seeds are not trained again.
     seeds: integers.
     links: (name, link) pairs, each applied to the trained model: a technique is appended to what it
-      stores; a function makes rules of the outcome, under which its vectors are stored anew.
+      stores; `Instead` takes the place of what it was trained with; rules, or a function that makes
+      them of the outcome, store its vectors anew.
 
   Returns:
     A row for the trial and one for each link: see `_row`.
@@ -227,7 +239,8 @@ def fit(
   before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
   """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
-  model, recipe = trial.model(source), trial.optimizer.recipe()
+  model = trial.model(source)
+  recipe = trial.optimizer.recipe(model)
   score = evaluate.scorer(model)
 
   def validate(state):
@@ -252,11 +265,13 @@ def _seed(trial, source, workdir, seed, links):
   described = _described(trial, source, seed)
   if done.exists():
     saved = json.loads(done.read_text())
-    if saved['description'] == described and all(n in saved['measured'] for n, _ in links):
+    if saved['description'] == described and _measured(saved, links):
       journal.say(f'{trial.name}, seed {seed}: already done, see {done}')
       return saved['measured']
   trial, outcome, how = train(trial, source, workdir, seed)
   model = outcome.model
+  recipe = trial.optimizer.recipe(model)
+  tables = report.training(model.codec, state_lib.slot_leaves(model, recipe))
   training = {
     'seed': seed,
     'epochs': how.epoch,
@@ -264,15 +279,29 @@ def _seed(trial, source, workdir, seed, links):
     'valid_best': how.best,
     'train_seconds': how.seconds,
     'train_samples_per_second': how.samples / how.seconds,
-    'bytes_training': report.training(
-      model.codec, state_lib.slot_leaves(model, trial.optimizer.recipe())
-    ),
+    'bytes_training': tables + state_lib.tx_bytes(model, recipe),
   }
   measured = {trial.name: training | _measure(outcome, source)}
   for name, link in links:
     measured[name] = {'seed': seed} | _measure(_served(trial, outcome, source, link), source)
-  loop.write_json(done, {'description': described, 'measured': measured})
+  applied = {name: _description(link) for name, link in links}
+  found = {'description': described, 'links': applied, 'measured': measured}
+  loop.write_json(done, found)
   return measured
+
+
+def _measured(saved, links):
+  """Whether a saved result has these links: of the same name, and the same in what they do."""
+  applied = saved.get('links', {})
+  return all(n in applied and applied[n] == _description(link) for n, link in links)
+
+
+def _description(link):
+  """A link as plain JSON. Rules made of the outcome are a function of it, and are named."""
+  if isinstance(link, Instead):
+    return {'instead': compress.describe(link.link)}
+  described = link.__name__ if callable(link) and hasattr(link, '__name__') else link
+  return json.loads(json.dumps(compress.describe(described)))
 
 
 def _described(trial, source, seed):
@@ -287,10 +316,13 @@ def _described(trial, source, seed):
 
 def _served(trial, outcome, source, link):
   """The outcome in the form of a link that is applied after training."""
-  if not isinstance(link, compress.Technique):
-    rules = tuple(link(outcome))
+  if isinstance(link, Instead):
+    rules, link = (('.*', link.link),), link.link
+  elif isinstance(link, compress.Technique):
+    rules = compress.appended(trial.rules, link)
+  else:
+    rules = tuple(link(outcome) if callable(link) else link)
     return carried(outcome, trial.model(source, rules), rules)
-  rules = compress.appended(trial.rules, link)
   model = trial.model(source, rules)
   stored = compress.extend(outcome.model.codec.plan, outcome.stored, link)
   return Outcome(model, rules, stored, outcome.net)

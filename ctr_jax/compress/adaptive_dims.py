@@ -113,11 +113,13 @@ def _leaves(levels_, cuts):
       (levels_,), jnp.int32, ('row',), lambda key, shape, dtype: jnp.arange(*shape, dtype=dtype),
       frozen=True,
     ),
-    'hidden': leaf_lib.Leaf((2, 2, _HIDDEN), jnp.float32, ('net', 'in', 'out'), init_hidden),
-    'output': leaf_lib.Leaf(
-      (2, _HIDDEN, cuts), jnp.float32, ('net', 'in', 'out'), leaf_lib.constant(0)
+    'hidden': leaf_lib.Leaf(
+      (2, 2, _HIDDEN), jnp.float32, ('net', 'in', 'out'), init_hidden, decay=False
     ),
-    'bias': leaf_lib.Leaf((2, cuts), jnp.float32, ('net', 'out'), init_bias),
+    'output': leaf_lib.Leaf(
+      (2, _HIDDEN, cuts), jnp.float32, ('net', 'in', 'out'), leaf_lib.constant(0), decay=False
+    ),
+    'bias': leaf_lib.Leaf((2, cuts), jnp.float32, ('net', 'out'), init_bias, decay=False),
   }  # fmt: skip
 
 

@@ -31,15 +31,16 @@ def alpt(bits: int = 8, step_rate: float = 0.1):
   The paper takes g at the updated row, by a second forward and backward pass; here it is that of
   the step just made, which costs nothing and differs by what one update changes. The move is
   relative and of bounded length, because steps differ by orders of magnitude between rows:
-  step ← step · exp(−rate · ∂L/∂step / (‖g‖ · √(d·Q))), and a row that outgrew its codes by more
-  than a factor of two gets a step that holds it.
+  step ← step · exp(−rate · ∂L/∂step / (‖g‖ · √(d·Q))). A row that outgrew its codes by more than a
+  factor of two, or fills less than half of them, gets the step that fits it, max|value|/Q; within
+  that, clipping is what the step has learned.
 
-  Needs a row optimizer (dense training would want whole tables in float). A row optimizer with L2
-  shrinks the step with the row. `encode` rounds to nearest, with step = max|value|/Q.
+  Needs a row optimizer (dense training would want whole tables in float), which moves the values
+  alone. `encode` rounds to nearest, with step = max|value|/Q.
 
   Args:
     bits: 8, 4 or 2.
-    step_rate: how fast steps move; 0 keeps them unless a row outgrows its codes.
+    step_rate: how fast steps move; 0 keeps them while a row fits its codes.
   """
   if bits not in (8, 4, 2):
     raise ValueError(f'alpt packs codes of 8, 4 or 2 bits, got {bits}.')
@@ -57,7 +58,7 @@ def alpt(bits: int = 8, step_rate: float = 0.1):
     def store(loaded, key, gradients):
       values, step = loaded[..., :cols], jnp.maximum(loaded[..., cols], _SMALLEST)
       if gradients is not None:
-        step = moved_step(values, step, gradients[..., :cols], top, step_rate)
+        step = moved_step(values, step, gradients, top, step_rate)
       return written(values, step, key)
 
     def written(values, step, key):
@@ -75,7 +76,7 @@ def alpt(bits: int = 8, step_rate: float = 0.1):
 
     plan = leaf_lib.Leaf(
       (rows, width + _STEP_BYTES), jnp.uint8, ('row', 'byte'), leaf_lib.in_blocks(draw),
-      load=load, store=store,
+      load=load, store=store, fixed=1,
     )  # fmt: skip
     return Codec(plan, encode, lambda ids: ids, lambda rows, **context: rows[..., :cols])
 
@@ -90,4 +91,5 @@ def moved_step(values, step, gradients, top, rate):
   size = jnp.sqrt(jnp.sum(jnp.square(gradients), axis=-1))
   length = math.sqrt(values.shape[-1] * top)
   step = step * jnp.exp(-rate * slope / (jnp.maximum(size, _SMALLEST) * length))
-  return jnp.maximum(step, jnp.abs(values).max(axis=-1) / (2 * top))
+  fit = jnp.maximum(jnp.abs(values).max(axis=-1) / top, _SMALLEST)
+  return jnp.where((step < fit / 2) | (step > fit * 2), fit, step)

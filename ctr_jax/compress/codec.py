@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ctr_jax.tables import leaf as leaf_lib
 
@@ -191,17 +193,34 @@ def _link(first: Codec, link: Technique) -> Codec:
       terms.append(first.penalty(before, **context))
     return sum(terms[1:], terms[0])
 
+  def address(part, leaf, index):
+    if index is WHOLE:
+      return WHOLE
+    return where_read(index != leaf.rows, part.plan, part.address(index))
+
   return Codec(
     plan=each(lambda part: part.plan),
     encode=lambda table: each(lambda part, x: part.encode(x), first.encode(table)),
-    address=lambda ids: each(
-      lambda part, index: index if index is WHOLE else part.address(index), first.address(ids)
-    ),
+    address=lambda ids: each(address, first.plan, first.address(ids)),
     decode=lambda rows, **context: first.decode(
       each(lambda part, x: part.decode(x, **context), rows), **context
     ),
     penalty=penalty if first.penalty or any(x.penalty for x in flat.values()) else None,
   )
+
+
+def where_read(reads: Any, plan: Any, address: Any) -> Any:
+  """`address` where `reads` (bool, of the ids' shape) is true; elsewhere all leaves read nothing."""
+  xp = jnp if isinstance(reads, jax.Array) else np
+  if xp is np and reads.all():
+    return address
+  leaves, found = leaf_lib.flatten(plan), {}
+  for path, index in leaf_lib.flatten(address).items():
+    if index is not WHOLE:
+      mask = reads.reshape(reads.shape + (1,) * (index.ndim - reads.ndim))
+      index = xp.where(mask, index, np.int32(leaves[path].rows))
+    found[path] = index
+  return leaf_lib.unflatten(plan, found)
 
 
 Rules = Sequence[tuple[str, Technique]]

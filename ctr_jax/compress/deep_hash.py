@@ -92,8 +92,10 @@ def _plan(leaf, widths, levels):
   for layer, (n, m) in enumerate(itertools.pairwise((*widths, leaf.shape[1]))):
     init = leaf.init if layer == len(widths) - 1 else leaf_lib.normal(1.0)
     init = scaled(init, 1 / math.sqrt(n * squares[layer]))
-    plan[f'weight_{layer}'] = leaf_lib.Leaf((n, m), jnp.float32, ('in', 'out'), init)
-    plan[f'bias_{layer}'] = leaf_lib.Leaf((m,), jnp.float32, ('out',), leaf_lib.constant(0.0))
+    plan[f'weight_{layer}'] = leaf_lib.Leaf((n, m), jnp.float32, ('in', 'out'), init, decay=False)
+    plan[f'bias_{layer}'] = leaf_lib.Leaf(
+      (m,), jnp.float32, ('out',), leaf_lib.constant(0.0), decay=False
+    )
   return plan
 
 

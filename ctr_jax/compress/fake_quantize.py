@@ -25,8 +25,9 @@ def straight_through(x: jax.Array, rounded: jax.Array) -> jax.Array:
 def fake_quantize(bits: int = 8, step: str = 'row', offset: bool = True):
   """Reads rows as if they were stored in `bits` bits; stores and trains them in full.
 
-  With step='row' the rounding is `int_quantize`'s own, so that appending int_quantize(bits, offset)
-  after training changes nothing: the vectors are the same to the bit.
+  With step='row' the rounding is `int_quantize`'s own, so that storing the trained rows by
+  int_quantize(bits, offset) in its place changes nothing: the vectors are the same to the bit.
+  (Appended to it, it would quantise what is quantised already.)
 
   With step='learned' one step per table is learned with the rows (LSQ, Esser et al., ICLR 2020):
   value = step · clip(round(x/step), −Q, Q), Q = 2^(bits−1) − 1, and the gradient of the step is
@@ -68,7 +69,7 @@ def _learned(top):
       return _lsq(gathered['table'], jnp.exp(gathered['log_step'][0]), top)
 
     return Codec(
-      {'table': leaf, 'log_step': leaf_lib.Leaf((1,), jnp.float32, ('step',), init)},
+      {'table': leaf, 'log_step': leaf_lib.Leaf((1,), jnp.float32, ('step',), init, decay=False)},
       lambda table: {'table': leaf.stored(table), 'log_step': log_step(table)},
       lambda ids: {'table': ids, 'log_step': WHOLE},
       decode,

@@ -43,7 +43,7 @@ def hash_embedding(buckets: int, ways: int = 2, weight_rows: int | None = None, 
     start = leaf_lib.constant(1 / math.sqrt(ways))  # Keeps the variance of what is decoded.
     plan = {
       'pool': dataclasses.replace(leaf, shape=(buckets, cols)),
-      'weight': leaf_lib.Leaf((weights, ways), jnp.float32, ('row', 'way'), start),
+      'weight': leaf_lib.Leaf((weights, ways), jnp.float32, ('row', 'way'), start, decay=False),
     }
 
     def address(ids):

@@ -36,7 +36,7 @@ def low_rank(rank: int):
     # A sum of `rank` products of variance var/rank: decoded vectors keep the table's variance.
     spread = leaf_lib.normal(1 / math.sqrt(rank))
     plan = {
-      'projection': leaf_lib.Leaf((rank, cols), jnp.float32, ('rank', 'col'), spread),
+      'projection': leaf_lib.Leaf((rank, cols), jnp.float32, ('rank', 'col'), spread, decay=False),
       'table': dataclasses.replace(leaf, shape=(rows, rank)),
     }
 

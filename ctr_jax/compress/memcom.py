@@ -37,7 +37,7 @@ def memcom(buckets: int, bias: bool = True):
 
     def scalar(value):
       start = leaf_lib.constant(value)
-      return dataclasses.replace(leaf, shape=(rows,), axes=('row',), init=start)
+      return dataclasses.replace(leaf, shape=(rows,), axes=('row',), init=start, decay=False)
 
     plan = {
       'shared': dataclasses.replace(leaf, shape=(stored, cols)),

@@ -85,7 +85,9 @@ def multi_hash(
     names = ['ways'] if shared else [f'way_{j}' for j in range(ways)]
     plan = dict(zip(names, table, strict=True))
     if combine == 'weights':
-      plan['weights'] = leaf_lib.Leaf((ways,), jnp.float32, ('way',), leaf_lib.constant(1.0))
+      plan['weights'] = leaf_lib.Leaf(
+        (ways,), jnp.float32, ('way',), leaf_lib.constant(1.0), decay=False
+      )
 
     def index(ids):
       return [_address(ids, way, rows, stored, seed) for way in range(ways)]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.compress.codec import WHOLE, Codec, Technique, identity, technique
+from ctr_jax.compress.codec import Codec, Technique, identity, technique, where_read
 from ctr_jax.tables import leaf as leaf_lib
 
 
@@ -60,7 +60,7 @@ def partition(starts: tuple[int, ...], parts: tuple[Technique, ...]):
       for i, (name, codec) in enumerate(zip(names, codecs, strict=True)):
         inside = found['which'] == i
         local = xp.where(inside, ids - np.int32(used[i]), np.int32(counts[i]))
-        found[name] = _inside(xp, inside, codec.plan, codec.address(local))
+        found[name] = where_read(inside, codec.plan, codec.address(local))
       return found
 
     def decode(gathered, **context):
@@ -77,6 +77,13 @@ def partition(starts: tuple[int, ...], parts: tuple[Technique, ...]):
       arrays = {name: codec.encode(table[start:end]) for name, codec, start, end in cut}
       return arrays | {'which': jnp.eye(len(used), dtype=jnp.uint8)}
 
+    for part, codec in zip(parts, codecs, strict=False):
+      leaves = leaf_lib.flatten(codec.plan).values()
+      if codec.penalty and any(x.axes == ('row',) and not x.frozen for x in leaves):
+        raise ValueError(
+          f'partition cannot take {part}: it prices the rows that are read, and most reads of a '
+          'part are none. Use a threshold per table or per column.'
+        )
     penalised = [(n, c, k) for n, c, k in zip(names, codecs, counts, strict=True) if c.penalty]
 
     def penalty(gathered, **context):  # Each by its share of the rows.
@@ -85,18 +92,6 @@ def partition(starts: tuple[int, ...], parts: tuple[Technique, ...]):
     return Codec(plan, encode, address, decode, penalty if penalised else None)
 
   return build
-
-
-def _inside(xp, inside, plan, address):
-  """`address` where `inside`; elsewhere nothing is read."""
-  found = {}
-  leaves = leaf_lib.flatten(plan)
-  for path, index in leaf_lib.flatten(address).items():
-    if index is not WHOLE:
-      mask = inside.reshape(inside.shape + (1,) * (index.ndim - inside.ndim))
-      index = xp.where(mask, index, np.int32(leaves[path].rows))
-    found[path] = index
-  return leaf_lib.unflatten(plan, found)
 
 
 @technique

@@ -38,7 +38,7 @@ def prune(threshold: str = 'table', start: float = -15.0, decay: float = 1e-5):
       'column': ((cols,), ('col',)),
       'row': ((rows,), ('row',)),
     }[threshold]
-    s = leaf_lib.Leaf(shape, jnp.float32, axes, leaf_lib.constant(start))
+    s = leaf_lib.Leaf(shape, jnp.float32, axes, leaf_lib.constant(start), decay=False)
     plan = {'table': leaf, 'threshold': s}
 
     def address(ids):

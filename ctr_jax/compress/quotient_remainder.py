@@ -43,7 +43,9 @@ def quotient_remainder(divisor: int, combine: str = 'multiply'):
     first = leaf_lib.constant(1.0) if combine == 'multiply' else init
     other = cols - cut if combine == 'concat' else cols
     plan = {
-      'quotient': dataclasses.replace(leaf, shape=(quotients, other), init=first),
+      'quotient': dataclasses.replace(
+        leaf, shape=(quotients, other), init=first, decay=leaf.decay and combine != 'multiply'
+      ),
       'remainder': dataclasses.replace(leaf, shape=(remainders, cut), init=init),
     }
 

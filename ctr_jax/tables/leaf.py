@@ -80,6 +80,9 @@ class Leaf:
     init: `init(key, shape, dtype)`, the array that training starts from.
     frozen: no gradient and no optimizer state; still counted, sharded and saved.
     load: stored rows to float rows, after the gather.
+    decay: whether L2 pulls it to zero: not where zero is no neutral value, as for a factor that
+      starts at one, a threshold, or the logarithm of a step.
+    fixed: trailing loaded columns that no optimizer moves: what `store` itself looks after.
     store: `store(float_rows, key, gradients)` to stored rows, before the scatter; the key is for
       stochastic rounding, the gradients (of the loaded rows) for learned steps, and both are None
       outside training. `load` and `store` together make low-precision training a property of
@@ -93,6 +96,8 @@ class Leaf:
   frozen: bool = False
   load: Callable[[jax.Array], jax.Array] = _load
   store: Callable[..., jax.Array] | None = None
+  decay: bool = True
+  fixed: int = 0
 
   def __post_init__(self):
     if len(self.shape) != len(self.axes):
@@ -128,8 +133,11 @@ class Leaf:
 
   @property
   def loaded(self) -> jax.ShapeDtypeStruct:
-    """What `load` makes of it: what is differentiated, and what optimizer state is shaped by."""
-    return jax.eval_shape(self.load, self.struct)
+    """What `load` makes of it, without its fixed columns: what optimizer state is shaped by."""
+    found = jax.eval_shape(self.load, self.struct)
+    if not self.fixed:
+      return found
+    return jax.ShapeDtypeStruct((*found.shape[:-1], found.shape[-1] - self.fixed), found.dtype)
 
   def stored(
     self, rows: jax.Array, key: jax.Array | None = None, gradients: jax.Array | None = None

@@ -5,7 +5,8 @@ are already summed; the update is written with unique indices. SGD and Adagrad a
 sparse: an untouched row has zero gradient and would not move. Adam is not, since its moments decay
 everywhere, so the lazy form says so in its name.
 
-L2 here means the touched rows: gradient + l2 · row, once per step for each distinct row.
+L2 here means the touched rows: gradient + l2 · row, once per step for each distinct row, of leaves
+that say they decay.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ class RowOptimizer(NamedTuple):
       their bytes, sharding and restore are derived as those of tables are.
     update: (rows, gradients, slot rows, learning-rate scale, step) → (rows, slot rows), all
       float32. `step` counts from 1.
+    l2: added to the gradients as l2 · row before `update`.
   """
 
   slots: Callable[[leaf_lib.Leaf], dict[str, leaf_lib.Leaf]]
   update: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+  l2: float = 0.0
 
 
 def _slot(leaf: leaf_lib.Leaf, per_row: bool, value: float = 0.0) -> leaf_lib.Leaf:
@@ -47,10 +50,9 @@ def sgd(learning_rate: float, l2: float = 0.0) -> RowOptimizer:
 
   def update(rows, gradients, slots, scale, step):
     del step
-    gradients = gradients + l2 * rows
     return rows - learning_rate * scale * gradients, slots
 
-  return RowOptimizer(lambda leaf: {}, update)
+  return RowOptimizer(lambda leaf: {}, update, l2)
 
 
 def adagrad(
@@ -75,7 +77,6 @@ def adagrad(
 
   def update(rows, gradients, slots, scale, step):
     del step
-    gradients = gradients + l2 * rows
     squares = jnp.square(gradients)
     if per == 'row':
       columns = tuple(range(1, rows.ndim))
@@ -85,7 +86,7 @@ def adagrad(
       total = spread = slots['sum'] + squares
     return rows - learning_rate * scale * gradients / (jnp.sqrt(spread) + eps), {'sum': total}
 
-  return RowOptimizer(lambda leaf: {'sum': _slot(leaf, per == 'row', initial)}, update)
+  return RowOptimizer(lambda leaf: {'sum': _slot(leaf, per == 'row', initial)}, update, l2)
 
 
 def lazy_adam(
@@ -98,7 +99,6 @@ def lazy_adam(
   """
 
   def update(rows, gradients, slots, scale, step):
-    gradients = gradients + l2 * rows
     mean = b1 * slots['mean'] + (1 - b1) * gradients
     square = b2 * slots['square'] + (1 - b2) * jnp.square(gradients)
     t = step.astype(jnp.float32)
@@ -107,7 +107,7 @@ def lazy_adam(
     return rows, {'mean': mean, 'square': square}
 
   return RowOptimizer(
-    lambda leaf: {'mean': _slot(leaf, False), 'square': _slot(leaf, False)}, update
+    lambda leaf: {'mean': _slot(leaf, False), 'square': _slot(leaf, False)}, update, l2
   )
 
 
@@ -142,11 +142,18 @@ def apply(
     The new array and slots.
   """
   here = {name: gather.rows_of(x, unique) for name, x in slots.items()}
-  new_rows, new_slots = optimizer.update(rows, gradients, here, scale, step)
+  moving, slope, rest = rows, gradients, None
+  if leaf.fixed:
+    moving, rest = rows[..., : -leaf.fixed], rows[..., -leaf.fixed :]
+    slope = gradients[..., : -leaf.fixed]
+  total = slope + optimizer.l2 * moving if leaf.decay and optimizer.l2 else slope
+  new_rows, new_slots = optimizer.update(moving, total, here, scale, step)
+  if leaf.fixed:
+    new_rows = jnp.concatenate([new_rows, rest], axis=-1)
 
   def write(target, values):
     where = target.at[unique]
     return where.set(values, mode='drop', unique_indices=True, indices_are_sorted=True)
 
-  array = write(array, leaf.stored(new_rows, key, gradients))
+  array = write(array, leaf.stored(new_rows, key, slope))
   return array, {name: write(slots[name], new_slots[name]) for name in slots}

@@ -63,6 +63,8 @@ def stacked(plan: Any) -> Layout:
       leaf.frozen,
       leaf.load,
       leaf.store,
+      leaf.decay,
+      leaf.fixed,
     )
     groups.setdefault(alike if leaf.by_row else path, []).append(path)
   arrays, place = {}, {}

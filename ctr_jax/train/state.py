@@ -103,6 +103,18 @@ def create(model: predict.Model, recipe: Recipe, seed: int) -> State:
   return jax.jit(lambda: init(model, recipe, seed))()
 
 
+def tx_bytes(model: predict.Model, recipe: Recipe) -> int:
+  """Bytes of `recipe.tx`'s state for tables: those that are read whole, in dense mode all."""
+
+  def nbytes(tables):
+    net = jax.eval_shape(lambda: predict.init_net(model, jax.random.key(0)))
+    found = jax.eval_shape(recipe.tx.init, {'net': net['params'], 'tables': tables})
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found))
+
+  tables = {n: model.layout.arrays[n].struct for n in dense(model, recipe)}
+  return nbytes(tables) - nbytes({})
+
+
 def slot_leaves(model: predict.Model, recipe: Recipe) -> dict[str, dict[str, leaf_lib.Leaf]]:
   """The leaves of the row optimizer's state, for reports of bytes."""
   arrays = model.layout.arrays

@@ -119,13 +119,19 @@ def compiled(model: predict.Model, recipe: state_lib.Recipe):
   return jax.jit(train_step, donate_argnums=0, compiler_options=predict.compiler_options())
 
 
-def l2_on_tables(l2: float) -> optax.GradientTransformation:
+def l2_on_tables(l2: float, model: predict.Model | None = None) -> optax.GradientTransformation:
   """Adds l2 · table to the gradients of the tables that `tx` moves: the loss term (l2/2)·‖E‖².
 
   First in the chain, so that clipping and the optimizer see the whole gradient, as in the published
-  recipes.
+  recipes. With a model, leaves that are no vectors (`Leaf.decay`) are left out.
   """
-  return optax.add_decayed_weights(l2, mask=lambda p: {'net': False, 'tables': True})
+
+  def mask(params):
+    arrays = model.layout.arrays if model else {}
+    tables = {n: n not in arrays or arrays[n].decay for n in params['tables']}
+    return {'net': False, 'tables': tables}
+
+  return optax.add_decayed_weights(l2, mask=mask)
 
 
 def is_finite(metrics: Mapping[str, Any]) -> bool:

@@ -130,6 +130,28 @@ def test_gradients_reach_the_own_part_alone():
   assert np.flatnonzero(found['part_1'].any(axis=1)).tolist() == [20]
 
 
+def test_prices_of_single_rows_are_refused():
+  part = compress.prune('row', decay=0.1)
+  with pytest.raises(ValueError, match='threshold per table or per column'):
+    compress.partition((0, 10), (compress.identity(), part))(FULL)
+
+
+@pytest.mark.parametrize(
+  'link',
+  [compress.hash_trick(3), compress.memcom(3), compress.quotient_remainder(3), compress.robe(20)],
+)
+def test_a_chain_behind_it_reads_nothing_either(link):
+  codec = compress.chain(compress.hot_cold(20, compress.identity()), link)(FULL)
+  ids = np.int32([3, 40])
+  for address in (codec.address(ids), codec.address(jnp.asarray(ids))):
+    found, plan = leaf.flatten(address), leaf.flatten(codec.plan)
+    for path, index in found.items():
+      if path != 'which':
+        nothing = np.asarray(index) == plan[path].rows
+        assert nothing[0 if path.startswith('part_1') else 1].all(), path
+        assert not nothing[1 if path.startswith('part_1') else 0].any(), path
+
+
 @pytest.mark.parametrize('starts', [(), (1, 5), (0, 0), (0, 9, 5), (0, 5, 9)])
 def test_bad_ranges(starts):
   with pytest.raises(ValueError, match='ascend from 0 and a part for each'):

@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from ctr_jax import compress
 from ctr_jax.data import synthetic
@@ -130,6 +132,7 @@ def test_the_frontier_is_made_of_rows_that_no_other_beats():
 
 
 def test_results_fill_up(tmp_path, monkeypatch):
+  flags.FLAGS.mark_as_parsed()
   monkeypatch.setattr(common, 'RESULTS', tmp_path)
 
   def result(*rows):
@@ -143,8 +146,11 @@ def test_results_fill_up(tmp_path, monkeypatch):
   assert [(x['name'], len(x['seeds']), x['mark']) for x in again['rows']] == [
     ('a', 2, 1), ('b', 5, 0), ('c', 1, 1),
   ]  # fmt: skip
-  other = result(('a', 1, 2)) | {'data_checksum': 'y'}
-  assert len(sweeps.merged(other, 'r')['rows']) == 1
+  for other in ({'data_checksum': 'y'}, {'base': 'another net'}):
+    other = result(('a', 1, 2)) | other
+    assert len(sweeps.merged(other, 'r')['rows']) == 1
+    with flagsaver.flagsaver(save_result=True), pytest.raises(ValueError, match='other data or'):
+      sweeps.merged(other, 'r')
 
 
 def test_differences_are_seed_by_seed():

@@ -266,8 +266,22 @@ def test_low_precision_rows_move_in_float32_and_are_rounded_once():
   np.testing.assert_array_equal(array[7:], table[7:])
 
 
+@pytest.mark.parametrize('decay, want', [(True, 1 - LR * 0.5), (False, 1.0)])
+def test_l2_leaves_alone_what_does_not_decay(decay, want):
+  array, _ = rowwise.apply(
+    rowwise.sgd(LR, l2=0.5), leaf.Leaf((4, 2), decay=decay), jnp.ones((4, 2)), {},
+    np.int32([1, 3]), jnp.ones((2, 2)), jnp.zeros((2, 2)), scale=1.0, step=jnp.int32(1),
+  )  # fmt: skip
+  np.testing.assert_allclose(array[np.int32([1, 3])], want, rtol=1e-6)
+  np.testing.assert_array_equal(array[np.int32([0, 2])], 1)
+
+
 def test_store_is_given_its_key():
-  described = leaf.Leaf((4, 2), store=lambda rows, key: rows + jax.random.uniform(key, rows.shape))
+  def store(rows, key, gradients):
+    assert gradients.shape == rows.shape
+    return rows + jax.random.uniform(key, rows.shape)
+
+  described = leaf.Leaf((4, 2), store=store)
   key = jax.random.key(7)
   array, _ = rowwise.apply(
     rowwise.sgd(LR), described, jnp.zeros((4, 2)), {}, np.int32([1, 3]), jnp.zeros((2, 2)),
