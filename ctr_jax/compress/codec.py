@@ -210,7 +210,7 @@ def _link(first: Codec, link: Technique) -> Codec:
 
 
 def where_read(reads: Any, plan: Any, address: Any) -> Any:
-  """`address` where `reads` (bool, of the ids' shape) is true; elsewhere all leaves read nothing."""
+  """`address` where `reads` (bool, of the ids' shape) is true; elsewhere no leaf reads anything."""
   xp = jnp if isinstance(reads, jax.Array) else np
   if xp is np and reads.all():
     return address
