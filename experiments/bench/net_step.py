@@ -49,7 +49,7 @@ from experiments.bench import net_step_peers as peers
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Turns of each contestant.')
 _STEPS = flags.DEFINE_integer('steps', 16, 'Steps in a turn.')
 _BATCH = flags.DEFINE_integer('batch', 4096, 'Samples per step.')
-_ONLY = flags.DEFINE_list('only', [], 'Only these contestants.')
+_CONTESTANTS = flags.DEFINE_list('contestants', [], 'Only these.')
 _CORES = flags.DEFINE_integer(
   'cores',
   None,
@@ -172,8 +172,8 @@ class Worker:
 def measure(rounds: int, steps: int) -> list[dict[str, Any]]:
   """Every contestant takes a turn in every round; ratios are of the same round."""
   chosen = contestants()
-  if _ONLY.value:
-    chosen = {name: c for name, c in chosen.items() if name in _ONLY.value}
+  if _CONTESTANTS.value:
+    chosen = {name: c for name, c in chosen.items() if name in _CONTESTANTS.value}
   workers = {name: Worker(name, c) for name, c in chosen.items()}
   turns = {name: [] for name, worker in workers.items() if worker.installed}
   for _ in range(rounds):
