@@ -10,7 +10,6 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import hypothesis
 import jax
-import pytest
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -18,10 +17,3 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 # Deterministic examples: a failure seen once is seen again. Compiling takes time: no deadline.
 hypothesis.settings.register_profile('ctr_jax', deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile('ctr_jax')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compiled_code_is_dropped():
-  # Some thousand programs are compiled in all, and kept they take gigabytes.
-  yield
-  jax.clear_caches()

@@ -22,6 +22,13 @@ each = pytest.mark.parametrize('name', TECHNIQUES)
 trainable = pytest.mark.parametrize('name', sorted(TRAINED))
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _compiled_code_is_dropped():
+  # The laws compile a thousand programs, which the tests after them need not keep in memory.
+  yield
+  jax.clear_caches()
+
+
 def table(seed=0, rows=ROWS, cols=COLS):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(rows, cols)), jnp.float32)
 
