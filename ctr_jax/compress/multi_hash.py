@@ -40,6 +40,13 @@ def widths_of(cols: int, ways: int, combine: str) -> list[int]:
   return [cols // ways + (way < cols % ways) for way in range(ways)]
 
 
+def _started(init, ways: int, combine: str):
+  """The init of a way that keeps the variance of what is decoded."""
+  if ways == 1 or combine == 'concat':
+    return init
+  return scaled(init, math.sqrt(ways) if combine == 'mean' else 1 / math.sqrt(ways))
+
+
 @technique
 def multi_hash(
   buckets: int, ways: int = 2, combine: str = 'sum', shared: bool = False, seed: int = 0
@@ -73,11 +80,7 @@ def multi_hash(
       raise ValueError(f'multi_hash: {ways} ways cannot share out {cols} columns.')
     stored = min(buckets, rows) if ways == 1 else buckets
     widths = widths_of(cols, ways, combine)
-    init = leaf.init
-    if combine in ('sum', 'weights') and ways > 1:  # Keeps the variance of what is decoded.
-      init = scaled(leaf.init, 1 / math.sqrt(ways))
-    elif combine == 'mean' and ways > 1:
-      init = scaled(leaf.init, math.sqrt(ways))
+    init = _started(leaf.init, ways, combine)
     table = [
       dataclasses.replace(leaf, shape=(stored, width), init=init)
       for width in (widths[:1] if shared else widths)
