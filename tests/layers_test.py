@@ -32,7 +32,7 @@ FORBIDDEN = {
 }
 # Read by whoever trains and serves: no ETL engine there either. (A vocabulary is a Parquet file,
 # which pyarrow alone can read.)
-BARE = ('schema', 'columns', 'batches', 'synthetic', 'draws')
+BARE = ('schema', 'columns', 'batches', 'synthetic', 'draws', 'beside', 'history', 'pairs')
 
 
 def imports(path):

@@ -167,19 +167,7 @@ def _width(job, feature, column):
 
 
 def _write(job, name, batches, dtype, width=0):
-  """Parts the samples by split and writes them; returns their parts of the manifest."""
-  keys = [f'{split}/{name}' for split in schema_lib.SPLITS]
-  lengths = [job.counts[split] for split in schema_lib.SPLITS]
-  writers = [
-    storage.Writer(job.folder, key, length, dtype, width, chunk=storage.CHUNK)
-    for key, length in zip(keys, lengths, strict=True)
-  ]
-  for parts, encoded in batches:
-    for part, writer in enumerate(writers):
-      if lengths[part]:
-        chosen = parts == part
-        writer.append(encoded if chosen.all() else encoded[chosen])
-  return {key: writer.close() for key, writer in zip(keys, writers, strict=True)}
+  return storage.write_splits(job.folder, name, job.counts, batches, dtype, width)
 
 
 class Progress:

@@ -1,4 +1,5 @@
-"""The embedded database: DuckDB, spoken to through Ibis expressions."""
+"""The engines, spoken to through Ibis expressions: DuckDB, embedded, and Spark for crosses of logs
+beyond one machine."""
 
 import contextlib
 import os
@@ -28,6 +29,36 @@ def connect(directory, memory: str) -> Any:
 
 
 @contextlib.contextmanager
+def opened(name: str, directory, memory: str) -> Iterator[Any]:
+  """An engine by name: 'duckdb', or 'spark' as the environment sets it up (else on this machine).
+
+  Args:
+    name: of the engine.
+    directory: for what it writes meanwhile.
+    memory: limit of DuckDB.
+  """
+  if name == 'duckdb':
+    con = connect(directory, memory)
+    with contextlib.closing(con.con):
+      yield con
+  elif name == 'spark':
+    try:
+      from pyspark.sql import SparkSession
+    except ImportError as e:
+      raise ValueError("engine='spark' needs `pip install pyspark` and a Java runtime.") from e
+    running = SparkSession.getActiveSession()
+    builder = SparkSession.builder.config('spark.sql.warehouse.dir', f'{directory}/warehouse')
+    session = running or builder.config('spark.sql.session.timeZone', 'UTC').getOrCreate()
+    try:
+      yield ibis.pyspark.connect(session)
+    finally:
+      if running is None:
+        session.stop()
+  else:
+    raise ValueError(f"engine is 'duckdb' or 'spark', not {name!r}.")
+
+
+@contextlib.contextmanager
 def quiet():
   """Silences one deprecation inside Ibis: it still calls DuckDB's older Arrow methods."""
   with warnings.catch_warnings():
@@ -40,6 +71,9 @@ def stream(con, expression) -> Iterator[pa.RecordBatch]:
 
   In place of `con.to_pyarrow_batches`, which Ibis 12 cannot do on DuckDB 2.
   """
+  if con.name != 'duckdb':
+    yield from con.to_pyarrow_batches(expression, chunk_size=BATCH)
+    return
   relation = con.con.sql(con.compile(expression))
   read = getattr(relation, 'to_arrow_reader', None) or relation.fetch_arrow_reader
   yield from read(BATCH)
@@ -66,4 +100,7 @@ def rows(con, expression) -> list[dict[str, Any]]:
 
 def drop(con, table: str):
   """Drops an engine table, in plain SQL: Ibis 12 forgets the name with recent sqlglot."""
-  con.con.execute(f'DROP TABLE "{table}"')
+  if con.name == 'duckdb':
+    con.con.execute(f'DROP TABLE "{table}"')
+  else:
+    con.raw_sql(f'DROP TABLE `{table}`')

@@ -92,6 +92,33 @@ class Writer:
     }
 
 
+def write_splits(root, name: str, counts: dict[str, int], batches, dtype: str, width: int = 0):
+  """Parts samples by split and writes a column of each split.
+
+  Args:
+    root: folder of the data set.
+    name: of the column.
+    counts: split -> samples, in the order of the parts' numbers.
+    batches: (part of each sample, its values) of consecutive samples.
+    dtype: 'int32' or 'float32'.
+    width: of multi-valued columns, else 0.
+
+  Returns:
+    '<split>/<name>' -> its part of the manifest.
+  """
+  keys, lengths = [f'{split}/{name}' for split in counts], list(counts.values())
+  writers = [
+    Writer(root, key, length, dtype, width, chunk=CHUNK)
+    for key, length in zip(keys, lengths, strict=True)
+  ]
+  for parts, encoded in batches:
+    for part, writer in enumerate(writers):
+      if lengths[part]:
+        chosen = parts == part
+        writer.append(encoded if chosen.all() else encoded[chosen])
+  return {key: writer.close() for key, writer in zip(keys, writers, strict=True)}
+
+
 def digest(root, name: str) -> list:
   """[size, sha256] of one file of a data set."""
   data = read_bytes(root, name)

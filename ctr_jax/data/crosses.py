@@ -1,0 +1,234 @@
+r"""Crosses of features, as columns beside an encoded data set.
+
+A **cross** is an id of its own for each pair of values of two features: a vocabulary by frequency,
+or a hash of the pair. A **statistic** tells how often a pair of values was clicked in the past:
+`lift`, the log-odds of the smoothed click rate above that of all samples, and `seen`, log(1 + how
+often), both of the sample's history alone (see `ctr_jax.data.history`).
+
+What is made lies in a folder of its own; nothing of the data set is written again. `beside.join`
+reads both as one:
+
+  added = crosses.add(source, 'crossed', [Cross('user', 'item')], [Statistic('user', 'item')],
+                      History(clock='day'))
+  source = beside.join(source, added)
+
+  <out>/vocabulary/<cross>.parquet   value 'u,v' (row numbers of the two tables), count
+  <out>/lookup/<statistic>.parquet   u, v, lift, seen: of all of train, what serving would look up
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctr_jax.data import (
+  columns,
+  engine,
+  pair_queries,
+  pairs,
+  storage,
+  vocabulary,
+  workspace,
+)
+from ctr_jax.data import history as history_lib
+from ctr_jax.data import schema as schema_lib
+
+# Of a lookup's entry in memory: two int32 row numbers, and an int32 id or two float32 numbers.
+_ID_BYTES, _STATISTIC_BYTES = 12, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Cross:
+  """An id for each pair of values.
+
+  Attributes:
+    first: feature.
+    second: feature.
+    min_count: pairs seen in train fewer times have no row of their own.
+    buckets: hash pairs into so many rows and keep no vocabulary; 0 = keep one.
+  """
+
+  first: str
+  second: str
+  min_count: int = 2
+  buckets: int = 0
+
+  @property
+  def feature(self) -> schema_lib.Feature:
+    name = f'{self.first}-{self.second}'
+    if self.buckets:
+      return schema_lib.Feature(f'{name}.hash', 'hash', buckets=self.buckets)
+    return schema_lib.Feature(name, min_count=self.min_count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+  """The click rate of each pair of values in the past.
+
+  Attributes:
+    first: feature.
+    second: feature.
+    strength: samples that the click rate of all counts for.
+  """
+
+  first: str
+  second: str
+  strength: float = 20.0
+
+  @property
+  def name(self) -> str:
+    return f'{self.first}-{self.second}'
+
+  @property
+  def features(self) -> tuple[schema_lib.Feature, schema_lib.Feature]:
+    return tuple(schema_lib.Feature(f'{self.name}.{x}', 'numeric') for x in ('lift', 'seen'))
+
+
+class _Job(NamedTuple):
+  """What every step needs."""
+
+  samples: pair_queries.Samples
+  counts: dict[str, int]
+  folder: pathlib.Path
+
+
+def add(
+  source: columns.Source,
+  out,
+  crosses: Sequence[Cross] = (),
+  statistics: Sequence[Statistic] = (),
+  history: history_lib.History | None = None,
+  *,
+  engine_name: str = 'duckdb',
+  memory: str = '1GB',
+) -> columns.Columns:
+  """Makes columns of crosses and statistics, or opens what an equal call has made.
+
+  Args:
+    source: whose features are crossed.
+    out: folder to make. It appears only when it is complete.
+    crosses: ids to make.
+    statistics: click rates to make; two columns each.
+    history: what a statistic may know; out of fold where it is not given.
+    engine_name: 'duckdb' or 'spark'.
+    memory: limit of DuckDB.
+
+  Returns:
+    The new columns alone, for `beside.join`.
+
+  Raises:
+    ValueError: a feature that cannot be crossed, or a clock that is none.
+    FileExistsError: `out` holds something else.
+  """
+  history = history or history_lib.History()
+  features = [cross.feature for cross in crosses]
+  features += [feature for statistic in statistics for feature in statistic.features]
+  schema = schema_lib.Schema(f'{source.schema.name}-crosses', tuple(features))
+  made = {
+    'crosses': [dataclasses.asdict(x) for x in crosses],
+    'statistics': [dataclasses.asdict(x) for x in statistics],
+    'history': dataclasses.asdict(history),
+  }
+  out = pathlib.Path(out)
+  if not out.exists():
+    with workspace.create(out) as folder, engine.quiet():
+      manifest = _fill(folder, source, schema, crosses, statistics, history, engine_name, memory)
+      storage.write_json(folder / columns.MANIFEST, manifest | {'made': made})
+  found = columns.open_columns(out)
+  if found.manifest.get('beside') != source.checksum or found.manifest.get('made') != made:
+    raise FileExistsError(
+      f'{out} holds columns that were made of another data set or otherwise: '
+      f'{found.manifest.get("made")}. Remove it or choose another folder.'
+    )
+  return found
+
+
+def _fill(folder, source, schema, crosses, statistics, history, engine_name, memory):
+  counts = {split: source.num_samples(split) for split in schema_lib.SPLITS}
+  names = [name for x in (*crosses, *statistics) for name in (x.first, x.second)]
+  arrays, tables, lookups = {}, {}, {}
+  (folder / 'vocabulary').mkdir()
+  (folder / 'lookup').mkdir()
+  scratch = folder / 'engine'
+  scratch.mkdir()
+  with engine.opened(engine_name, scratch, memory) as con:
+    periods = history_lib.Periods(source, history)
+    samples = pair_queries.load(con, source, names, periods, scratch)
+    job = _Job(samples, counts, folder)
+    for number, cross in enumerate(crosses):
+      table, lookup, written = _cross(job, cross, f'pairs_{number}')
+      tables[cross.feature.table], lookups[cross.feature.name] = table, lookup
+      arrays |= written
+    rates = pair_queries.rates(samples) if statistics else None
+    for statistic in statistics:
+      lookups[statistic.features[0].name], written = _statistic(job, statistic, rates)
+      tables |= {f.table: {'rows': 2, 'kind': 'numeric'} for f in statistic.features}
+      arrays |= written
+  shutil.rmtree(scratch)
+  made = (path for part in ('vocabulary', 'lookup') for path in (folder / part).iterdir())
+  files = sorted(path.relative_to(folder) for path in made)
+  manifest = {
+    'format': columns.FORMAT,
+    'schema': schema.to_dict(),
+    'digest': schema.digest,
+    'title': schema.name,
+    'samples': counts,
+    'skipped': {},
+    'chunk': storage.CHUNK,
+    'tables': tables,
+    'arrays': arrays,
+    'files': {str(name): storage.digest(folder, str(name)) for name in files},
+    'beside': source.checksum,
+    'lookups': lookups,
+  }
+  return manifest | {'checksum': columns.checksum(manifest)}
+
+
+def _cross(job, cross, ranks):
+  """(its table's part of the manifest, bytes of its lookup, its arrays)."""
+  feature, con = cross.feature, job.samples.con
+  samples, words = pair_queries.texts(job.samples, cross.first, cross.second), None
+  if feature.kind == 'id':
+    path = job.folder / 'vocabulary' / f'{feature.table}.parquet'
+    words = vocabulary.build(con, feature.table, [(feature, 'pair')], samples, ranks, path)
+  encoded = vocabulary.encode(con, feature, 'pair', samples, words, 0)
+  written = storage.write_splits(job.folder, feature.name, job.counts, encoded, 'int32')
+  if words is None:
+    return {'rows': cross.buckets + 1, 'kind': 'hash'}, 0, written
+  engine.drop(con, ranks)
+  entry = {'rows': words.rows, 'kept': words.kept, 'cut': words.cut, 'coverage': words.coverage}
+  return {**entry, 'kind': 'id'}, _ID_BYTES * words.kept, written
+
+
+def _statistic(job, statistic, rates):
+  """(bytes of its lookup, its arrays)."""
+  names = (statistic.first, statistic.second)
+  found = zip(*pair_queries.statistics(job.samples, names), strict=True)
+  part, clicks, count = map(np.concatenate, found)
+  made = (pairs.lift(clicks, count, rates, statistic.strength), _seen(count))
+  arrays = {}
+  for feature, column in zip(statistic.features, made, strict=True):
+    batches = [(part, column)]
+    arrays |= storage.write_splits(job.folder, feature.name, job.counts, batches, 'float32')
+  served = pair_queries.totals(job.samples, *names)
+  rate = pair_queries.rate(job.samples)
+  lookup = {
+    'u': served.u,
+    'v': served.v,
+    'lift': pairs.lift(served.clicks, served.count, rate, statistic.strength),
+    'seen': _seen(served.count),
+  }
+  path = job.folder / 'lookup' / f'{statistic.name}.parquet'
+  pq.write_table(pa.table(lookup), path, compression='zstd')
+  return _STATISTIC_BYTES * len(served.u), arrays
+
+
+def _seen(count):
+  return np.log1p(count).astype(np.float32)
