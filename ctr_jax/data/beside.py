@@ -82,17 +82,17 @@ def _check(base, part):
     )
   if 'beside' not in part.manifest:
     _check_labels(base, part)
-  elif part.manifest['beside'] not in _checksums(base):
+  elif not checksums(base) & set(part.manifest['beside']):
     raise ValueError(
       f'{part.path} was made of another data set than {base.schema.name!r}: make it again.'
     )
 
 
-def _checksums(source):
-  """Of the source, and of those that it is made of."""
+def checksums(source: columns.Source) -> set[str]:
+  """Of a source, and of those that it was joined of: all are of the same samples."""
   found = {source.checksum}
   if isinstance(source, Beside):
-    found |= _checksums(source._base)
+    found |= checksums(source._base)
   return found
 
 

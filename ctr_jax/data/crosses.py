@@ -28,15 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ctr_jax.data import (
-  columns,
-  engine,
-  pair_queries,
-  pairs,
-  storage,
-  vocabulary,
-  workspace,
-)
+from ctr_jax.data import additions, columns, engine, pair_queries, pairs, storage, vocabulary
 from ctr_jax.data import history as history_lib
 from ctr_jax.data import schema as schema_lib
 
@@ -130,65 +122,40 @@ def add(
   history = history or history_lib.History()
   features = [cross.feature for cross in crosses]
   features += [feature for statistic in statistics for feature in statistic.features]
-  schema = schema_lib.Schema(f'{source.schema.name}-crosses', tuple(features))
-  made = {
+  made_of = {
     'crosses': [dataclasses.asdict(x) for x in crosses],
     'statistics': [dataclasses.asdict(x) for x in statistics],
     'history': dataclasses.asdict(history),
   }
-  out = pathlib.Path(out)
-  if not out.exists():
-    with workspace.create(out) as folder, engine.quiet():
-      manifest = _fill(folder, source, schema, crosses, statistics, history, engine_name, memory)
-      storage.write_json(folder / columns.MANIFEST, manifest | {'made': made})
-  found = columns.open_columns(out)
-  if found.manifest.get('beside') != source.checksum or found.manifest.get('made') != made:
-    raise FileExistsError(
-      f'{out} holds columns that were made of another data set or otherwise: '
-      f'{found.manifest.get("made")}. Remove it or choose another folder.'
-    )
-  return found
-
-
-def _fill(folder, source, schema, crosses, statistics, history, engine_name, memory):
-  counts = {split: source.num_samples(split) for split in schema_lib.SPLITS}
   names = [name for x in (*crosses, *statistics) for name in (x.first, x.second)]
-  arrays, tables, lookups = {}, {}, {}
-  (folder / 'vocabulary').mkdir()
-  (folder / 'lookup').mkdir()
-  scratch = folder / 'engine'
-  scratch.mkdir()
-  with engine.opened(engine_name, scratch, memory) as con:
-    periods = history_lib.Periods(source, history)
-    samples = pair_queries.load(con, source, names, periods, scratch)
-    job = _Job(samples, counts, folder)
-    for number, cross in enumerate(crosses):
-      table, lookup, written = _cross(job, cross, f'pairs_{number}')
-      tables[cross.feature.table], lookups[cross.feature.name] = table, lookup
-      arrays |= written
-    rates = pair_queries.rates(samples) if statistics else None
-    for statistic in statistics:
-      lookups[statistic.features[0].name], written = _statistic(job, statistic, rates)
-      tables |= {f.table: {'rows': 2, 'kind': 'numeric'} for f in statistic.features}
-      arrays |= written
-  shutil.rmtree(scratch)
-  made = (path for part in ('vocabulary', 'lookup') for path in (folder / part).iterdir())
-  files = sorted(path.relative_to(folder) for path in made)
-  manifest = {
-    'format': columns.FORMAT,
-    'schema': schema.to_dict(),
-    'digest': schema.digest,
-    'title': schema.name,
-    'samples': counts,
-    'skipped': {},
-    'chunk': storage.CHUNK,
-    'tables': tables,
-    'arrays': arrays,
-    'files': {str(name): storage.digest(folder, str(name)) for name in files},
-    'beside': source.checksum,
-    'lookups': lookups,
-  }
-  return manifest | {'checksum': columns.checksum(manifest)}
+
+  def fill(folder, counts):
+    scratch = folder / 'engine'
+    scratch.mkdir()
+    with engine.quiet(), engine.opened(engine_name, scratch, memory) as con:
+      periods = history_lib.Periods(source, history)
+      samples = pair_queries.load(con, source, names, periods, scratch)
+      made = _fill(_Job(samples, counts, folder), crosses, statistics)
+    shutil.rmtree(scratch)
+    return made
+
+  return additions.make(source, out, features, made_of, fill)
+
+
+def _fill(job, crosses, statistics):
+  made = additions.Made({}, {}, {})
+  for number, cross in enumerate(crosses):
+    feature = cross.feature
+    table, lookup, written = _cross(job, cross, f'pairs_{number}')
+    made.tables[feature.table], made.lookups[feature.name] = table, lookup
+    made.arrays.update(written)
+  rates = pair_queries.rates(job.samples) if statistics else None
+  for statistic in statistics:
+    lookup, written = _statistic(job, statistic, rates)
+    made.lookups[statistic.features[0].name] = lookup
+    made.tables.update({f.table: {'rows': 2, 'kind': 'numeric'} for f in statistic.features})
+    made.arrays.update(written)
+  return made
 
 
 def _cross(job, cross, ranks):

@@ -127,6 +127,9 @@ def test_columns_are_those_of_a_loop(tmp_path, how):
   check(source, added, CROSSES, STATISTICS, how)
 
 
+@pytest.mark.skipif(
+  not (datasets._PROJECT.parent / 'shared/data/ml1m_partial').is_dir(), reason='no ml1m_partial'
+)
 def test_of_real_data(tmp_path):
   """ml1m_partial, all of its samples, out of fold."""
   source = datasets.open_or_encode('ml1m_partial', cache_dir=tmp_path / 'encoded', progress=False)

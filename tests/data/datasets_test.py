@@ -1,5 +1,7 @@
 """Known data sets: found, named, encoded once."""
 
+import csv
+import gzip
 import pathlib
 import subprocess
 import sys
@@ -155,3 +157,14 @@ def test_avazu_clock():
     ('weekday', 'hour', 'weekday'),
     ('weekend', 'hour', 'weekend'),
   ]
+
+
+@there('yelp_implicit')
+def test_clock_is_the_position_of_the_visit(tmp_path):
+  found = datasets.clock('yelp_implicit', cache_dir=tmp_path)
+  with gzip.open(datasets.find('yelp_implicit') / 'test.csv.gz', 'rt') as file:
+    rows = list(csv.DictReader(file))
+  clock = found.read('test', ('clock',), 0, len(rows))['clock']
+  np.testing.assert_array_equal(clock, [float(row['position']) for row in rows])
+  assert datasets.clock('frappe_x1', cache_dir=tmp_path) is None
+  assert datasets.clock('no_such_set', cache_dir=tmp_path) is None

@@ -4,6 +4,7 @@ Each module here describes one public set and has
 
   SCHEMAS: name -> Schema      TITLES: name -> how results call it
   DOWNLOAD: where to get it    MD5: md5 of an uncompressed file -> what it is, '' = the official one
+  CLOCKS: name -> Schema with the one feature 'clock' (where samples have a time)
 """
 
 import hashlib
@@ -81,6 +82,24 @@ def open_or_encode(name_or_path: str, data_dir=None, cache_dir=None, **options) 
     **options: of `encode.encode`.
   """
   schema, folder = resolve(name_or_path, data_dir)
+  return _encoded(schema, folder, cache_dir, options)
+
+
+def clock(name: str, data_dir=None, cache_dir=None) -> columns.Columns | None:
+  """The column 'clock' of a known set, for `beside.join`; None where its samples have no time.
+
+  Args:
+    name: one of `KNOWN`.
+    data_dir: see `find`.
+    cache_dir: see `open_or_encode`.
+  """
+  schema = getattr(KNOWN[name], 'CLOCKS', {}).get(name) if name in KNOWN else None
+  if schema is None:
+    return None
+  return _encoded(schema, find(name, data_dir), cache_dir, {})
+
+
+def _encoded(schema, folder, cache_dir, options):
   raw = files.identity(files.find(schema, folder), folder)
   policy = options.get('on_bad_row', 'error')
   key = hashlib.sha256(f'{schema.digest} {raw} {policy}'.encode()).hexdigest()

@@ -23,6 +23,15 @@ SCHEMAS = {
     files={'train': 'train.csv', 'valid': 'valid.csv', 'test': 'test.csv'},
   )
 }
+# The visit's index within its user is the only clock there is: histories are rows of smaller index.
+CLOCKS = {
+  'yelp_implicit': Schema(
+    name='yelp_implicit-clock',
+    features=(Feature('clock', 'numeric', column='position'),),
+    ignore=('user', 'item', 'previous_item', 'attributes'),
+    files=SCHEMAS['yelp_implicit'].files,
+  )
+}
 TITLES = {'yelp_implicit': 'yelp_implicit'}
 DOWNLOAD = (
   'This very sample has no public download; the visits are from https://business.yelp.com/data/'

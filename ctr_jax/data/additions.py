@@ -1,0 +1,125 @@
+"""Columns made later: a folder of their own beside the data set that they were made of.
+
+It is an encoded data set like any other, but without labels; `beside.join` reads both as one.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ctr_jax.data import beside, columns, history, storage, workspace
+from ctr_jax.data import schema as schema_lib
+
+
+class Made(NamedTuple):
+  """What was written.
+
+  Attributes:
+    arrays: their parts of the manifest, as `storage.write_splits` gives them.
+    tables: table -> its part of the manifest.
+    lookups: feature -> bytes of the lookup that serving it needs.
+  """
+
+  arrays: dict[str, Any]
+  tables: dict[str, Any]
+  lookups: dict[str, int]
+
+
+def make(
+  source: columns.Source,
+  out,
+  features: Sequence[schema_lib.Feature],
+  made_of: dict[str, Any],
+  fill: Callable[[pathlib.Path, dict[str, int]], Made],
+) -> columns.Columns:
+  """Makes columns beside a source, or opens what an equal call has made.
+
+  Args:
+    source: what they are made of.
+    out: folder to make. It appears only when it is complete.
+    features: of the new columns.
+    made_of: plain JSON that says how; the same columns are not made twice.
+    fill: (folder, split -> samples) -> what it wrote there; files besides the arrays go into
+      `vocabulary` or `lookup`.
+
+  Raises:
+    FileExistsError: `out` holds something else.
+  """
+  schema = schema_lib.Schema(f'{source.schema.name}-beside', tuple(features))
+  out, counts = pathlib.Path(out), {s: source.num_samples(s) for s in schema_lib.SPLITS}
+  if not out.exists():
+    with workspace.create(out) as folder:
+      (folder / 'vocabulary').mkdir()
+      (folder / 'lookup').mkdir()
+      made = fill(folder, counts)
+      manifest = _manifest(folder, schema, counts, made)
+      manifest |= {'beside': sorted(beside.checksums(source)), 'made_of': made_of}
+      storage.write_json(folder / columns.MANIFEST, manifest)
+  found = columns.open_columns(out)
+  expected = {'beside': sorted(beside.checksums(source)), 'made_of': made_of}
+  if any(found.manifest.get(key) != value for key, value in expected.items()):
+    raise FileExistsError(
+      f'{out} holds columns that were made of another data set or otherwise '
+      f'({found.manifest.get("made_of")}). Remove it or choose another folder.'
+    )
+  return found
+
+
+def _manifest(folder, schema, counts, made):
+  paths = (path for part in ('vocabulary', 'lookup') for path in (folder / part).iterdir())
+  files = [str(path.relative_to(folder)) for path in sorted(paths)]
+  manifest = {
+    'format': columns.FORMAT,
+    'schema': schema.to_dict(),
+    'digest': schema.digest,
+    'title': schema.name,
+    'samples': counts,
+    'skipped': {},
+    'chunk': storage.CHUNK,
+    'tables': made.tables,
+    'arrays': made.arrays,
+    'files': {name: storage.digest(folder, name) for name in files},
+    'lookups': made.lookups,
+  }
+  return manifest | {'checksum': columns.checksum(manifest)}
+
+
+def numbers(
+  source: columns.Source,
+  out,
+  names: Sequence[str],
+  made_of: dict[str, Any],
+  of: Callable[[str, int, int], dict[str, np.ndarray]],
+) -> columns.Columns:
+  """Columns of numbers that a function knows.
+
+  Args:
+    source: as in `make`.
+    out: as in `make`.
+    names: of the columns.
+    made_of: as in `make`.
+    of: (split, start, stop) -> name -> float32 [stop - start], NaN = missing.
+  """
+  features = [schema_lib.Feature(name, 'numeric') for name in names]
+
+  def fill(folder, counts):
+    writers = {
+      f'{split}/{name}': storage.Writer(
+        folder, f'{split}/{name}', length, 'float32', 0, chunk=storage.CHUNK
+      )
+      for split, length in counts.items()
+      for name in names
+    }
+    for split, total in counts.items():
+      for start in range(0, total, history.BLOCK):
+        found = of(split, start, min(start + history.BLOCK, total))
+        for name in names:
+          writers[f'{split}/{name}'].append(found[name])
+    arrays = {key: writer.close() for key, writer in writers.items()}
+    return Made(arrays, {name: {'rows': 2, 'kind': 'numeric'} for name in names}, {})
+
+  return make(source, out, features, made_of, fill)
