@@ -39,12 +39,14 @@ class Entry:
     trial: what is trained.
     links: as in `trials.run`: measured after training, a row each.
     facts: more columns of its row, as plain JSON.
+    source: what it reads, where that is not the data set of the sweep but one with columns beside.
   """
 
   group: str
   trial: trials.Trial
   links: tuple[tuple[str, Any], ...] = ()
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+  source: columns.Source | None = None
 
 
 def base() -> trials.Trial:
@@ -83,16 +85,17 @@ def run(
 
   Args:
     experiment: the name of the module.
-    sweep: `sweep(add, source)`; `add(group, name, links=(), facts={}, **changes of the trial)`.
+    sweep: `sweep(add, source)`; `add(group, name, links=(), facts={}, source=None, **changes of the
+      trial)`.
     render: result → Markdown.
     axis: 'bytes' of the served tables or 'bytes_training' in the picture.
   """
   source = common.source()
   entries: list[Entry] = []
 
-  def add(group, name, *, links=(), facts=None, **changes):
+  def add(group, name, *, links=(), facts=None, source=None, **changes):
     trial = dataclasses.replace(base(), **({'name': folder_name(group, name)} | changes))
-    entries.append(Entry(group, trial, tuple(links), facts or {}))
+    entries.append(Entry(group, trial, tuple(links), facts or {}, source))
     return trial
 
   sweep(add, source)
@@ -108,7 +111,8 @@ def run(
     rows = []
     for i, entry in enumerate(chosen):
       print(f'[{i + 1}/{len(chosen)}] {entry.group}: {entry.trial.name}', flush=True)
-      found = trials.run(entry.trial, source, folder, common.seeds(), entry.links)
+      own = source if entry.source is None else entry.source
+      found = trials.run(entry.trial, own, folder, common.seeds(), entry.links)
       rows += [row | {'group': entry.group, **entry.facts} for row in found]
       # After every trial, so that a sweep that is stopped has kept what it has measured.
       result = merged(common.result(experiment, source, rows, **shared), name)

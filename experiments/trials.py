@@ -338,6 +338,8 @@ def _measure(outcome, source):
     'test': test,
     'score_samples_per_second': statistics.median(p['samples_per_second'] for p in passes),
     'bytes': leaf.nbytes(model.codec.plan),
+    # Of what serving would look up before there is an id or a number: see `data.crosses`.
+    **({'bytes_lookup': source.lookup_bytes(model.columns)} if hasattr(source, 'lookups') else {}),
     'bytes_by_table': report.by_table(model.codec.plan),
     'axes_by_table': {t: report.by_axis(part) for t, part in model.codec.plan.items()},
     'net_parameters': sum(x.size for x in jax.tree.leaves(net['params'])),
@@ -347,7 +349,9 @@ def _measure(outcome, source):
 def _row(name, found):
   """Per-seed measurements → one row: a list of values per metric, and what all seeds share."""
   metrics = sorted(found[0]['test'])
-  shared = ('bytes', 'bytes_training', 'bytes_by_table', 'axes_by_table', 'net_parameters')
+  shared = (
+    'bytes', 'bytes_training', 'bytes_lookup', 'bytes_by_table', 'axes_by_table', 'net_parameters',
+  )  # fmt: skip
   lists = (
     'train_samples_per_second', 'score_samples_per_second', 'train_seconds', 'epochs', 'best_epoch',
     'valid_best',
