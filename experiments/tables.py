@@ -18,7 +18,14 @@ from absl import app, flags
 from experiments import common, report
 
 _CHECK = flags.DEFINE_bool('check', False, 'Change nothing; fail if a table is out of date.')
-_SWEEPS = ('hash_family_', 'dimensions_', 'precision_', 'frontier_')
+_SWEEPS = (
+  'hash_family_',
+  'dimensions_',
+  'precision_',
+  'frontier_',
+  'relation_',
+  'pcf_gnn_',
+)
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
 _BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 

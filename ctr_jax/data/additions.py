@@ -21,12 +21,13 @@ class Made(NamedTuple):
   Attributes:
     arrays: their parts of the manifest, as `storage.write_splits` gives them.
     tables: table -> its part of the manifest.
-    lookups: feature -> bytes of the lookup that serving it needs.
+    lookups: what serving has to look up before it has these columns; name -> {'bytes': of it,
+      'features': that need it}.
   """
 
   arrays: dict[str, Any]
   tables: dict[str, Any]
-  lookups: dict[str, int]
+  lookups: dict[str, Any]
 
 
 def make(
@@ -94,6 +95,7 @@ def numbers(
   names: Sequence[str],
   made_of: dict[str, Any],
   of: Callable[[str, int, int], dict[str, np.ndarray]],
+  lookups: dict[str, int] | None = None,
 ) -> columns.Columns:
   """Columns of numbers that a function knows.
 
@@ -103,6 +105,7 @@ def numbers(
     names: of the columns.
     made_of: as in `make`.
     of: (split, start, stop) -> name -> float32 [stop - start], NaN = missing.
+    lookups: name -> bytes of what serving any of the columns needs.
   """
   features = [schema_lib.Feature(name, 'numeric') for name in names]
 
@@ -120,6 +123,7 @@ def numbers(
         for name in names:
           writers[f'{split}/{name}'].append(found[name])
     arrays = {key: writer.close() for key, writer in writers.items()}
-    return Made(arrays, {name: {'rows': 2, 'kind': 'numeric'} for name in names}, {})
+    needed = {k: {'bytes': n, 'features': list(names)} for k, n in (lookups or {}).items()}
+    return Made(arrays, {name: {'rows': 2, 'kind': 'numeric'} for name in names}, needed)
 
   return make(source, out, features, made_of, fill)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ class Beside:
 
   Attributes (beyond a Source's):
     title: of the source.
-    lookups: feature -> bytes of the lookup that serving it needs; `x.lift` stands for `x.seen` too.
+    lookups: see `additions.Made`.
   """
 
   def __init__(self, base: columns.Source, added: Sequence[columns.Columns]):
@@ -48,9 +47,9 @@ class Beside:
     return {name: found[name] for name in names}
 
   def lookup_bytes(self, names: Sequence[str]) -> int:
-    """Bytes of the lookups that serving these features needs: a statistic's for either column."""
-    needed = {re.sub(r'\.seen$', '.lift', name) for name in names}
-    return sum(nbytes for lookup, nbytes in self.lookups.items() if lookup in needed)
+    """Bytes of the lookups that serving these features needs."""
+    needed = set(names)
+    return sum(x['bytes'] for x in self.lookups.values() if needed & set(x['features']))
 
 
 def join(base: columns.Source, *added: columns.Columns) -> columns.Source:

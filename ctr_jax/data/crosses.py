@@ -146,13 +146,14 @@ def _fill(job, crosses, statistics):
   made = additions.Made({}, {}, {})
   for number, cross in enumerate(crosses):
     feature = cross.feature
-    table, lookup, written = _cross(job, cross, f'pairs_{number}')
-    made.tables[feature.table], made.lookups[feature.name] = table, lookup
+    made.tables[feature.table], nbytes, written = _cross(job, cross, f'pairs_{number}')
+    made.lookups[feature.name] = {'bytes': nbytes, 'features': [feature.name]}
     made.arrays.update(written)
   rates = pair_queries.rates(job.samples) if statistics else None
   for statistic in statistics:
-    lookup, written = _statistic(job, statistic, rates)
-    made.lookups[statistic.features[0].name] = lookup
+    nbytes, written = _statistic(job, statistic, rates)
+    names = [feature.name for feature in statistic.features]
+    made.lookups[f'{statistic.name} statistic'] = {'bytes': nbytes, 'features': names}
     made.tables.update({f.table: {'rows': 2, 'kind': 'numeric'} for f in statistic.features})
     made.arrays.update(written)
   return made
