@@ -14,7 +14,8 @@ LAYERS = {
   'models': set(),
   'compress': {'tables'},
   'predict': {'tables', 'compress.codec', 'data.schema'},
-  'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns'},
+  'graphs': {'data'},
+  'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
   'evaluate': {'predict', 'data'},
 }
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
@@ -27,6 +28,7 @@ FORBIDDEN = {
   'models': {'optax', 'orbax', 'jraph'} | ETL | PLOT,
   'compress': {'flax', 'optax', 'orbax', 'jraph'} | ETL | PLOT,
   'predict': {'orbax', 'jraph'} | ETL | PLOT,
+  'graphs': {'optax', 'orbax'} | ETL | PLOT,
   'train': {'jraph'} | ETL | PLOT,
   'evaluate': {'orbax', 'jraph'} | ETL | PLOT,
 }

@@ -54,10 +54,10 @@ class _Bar:
     )
     self._said = time.monotonic()
 
-  def update(self, loss: float) -> None:
-    self._done += 1
+  def update(self, loss: float, steps: int = 1) -> None:
+    self._done += steps
     self._bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
-    self._bar.update()
+    self._bar.update(steps)
     if not self._terminal and time.monotonic() - self._said > 10:
       self._said = time.monotonic()
       say(f'{self._title}: step {self._done}/{self._total}, loss {loss:.4f}')
