@@ -40,12 +40,15 @@ def sweep(add, source) -> None:
   """No cross, crosses as ids, relations, and the nets of others."""
   chosen, of_data = crossed.pairs(source), settings.of(common.data_name())
   add('full', '')
-  vocabulary = crossed.with_crosses(source, chosen)
-  rows = {f'{a}-{b}': vocabulary.rows[f'{a}-{b}'] for a, b in chosen}
-  facts = {'pairs': list(rows)}
-  add('crosses', 'as ids', source=vocabulary, facts=facts)
-  buckets = max(1, sum(rows.values()) // len(rows) // _FEWER)
-  add('crosses', 'hashed', source=crossed.with_crosses(source, chosen, buckets), facts=facts)
+  facts = {'pairs': ['-'.join(pair) for pair in chosen]}
+
+  def hashed():
+    rows = crossed.with_crosses(source, chosen).rows
+    buckets = sum(rows[name] for name in facts['pairs']) // len(chosen) // _FEWER
+    return crossed.with_crosses(source, chosen, max(1, buckets)), facts
+
+  add('crosses', 'as ids', source=lambda: (crossed.with_crosses(source, chosen), facts))
+  add('crosses', 'hashed', source=hashed)
   for name, (net, options) in RELATIONS.items():
     add('relation', name, net=net, net_options=of_data.net_options(net) | options)
   for net in PEERS:

@@ -39,14 +39,15 @@ class Entry:
     trial: what is trained.
     links: as in `trials.run`: measured after training, a row each.
     facts: more columns of its row, as plain JSON.
-    source: what it reads, where that is not the data set of the sweep but one with columns beside.
+    source: makes what it reads, where that is not the data set of the sweep but one with columns
+      beside: () → (source, more facts). Called only if the trial is run.
   """
 
   group: str
   trial: trials.Trial
   links: tuple[tuple[str, Any], ...] = ()
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-  source: columns.Source | None = None
+  source: Callable[[], tuple[columns.Source, dict[str, Any]]] | None = None
 
 
 def base() -> trials.Trial:
@@ -111,9 +112,9 @@ def run(
     rows = []
     for i, entry in enumerate(chosen):
       print(f'[{i + 1}/{len(chosen)}] {entry.group}: {entry.trial.name}', flush=True)
-      own = source if entry.source is None else entry.source
+      own, facts = (source, {}) if entry.source is None else entry.source()
       found = trials.run(entry.trial, own, folder, common.seeds(), entry.links)
-      rows += [row | {'group': entry.group, **entry.facts} for row in found]
+      rows += [row | {'group': entry.group, **entry.facts, **facts} for row in found]
       # After every trial, so that a sweep that is stopped has kept what it has measured.
       result = merged(common.result(experiment, source, rows, **shared), name)
       common.save(folder, result, name)

@@ -21,7 +21,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,48 @@ def add(
     return made
 
   return additions.make(source, out, features, made_of, fill)
+
+
+class Known(NamedTuple):
+  """What samples of one period may know of pairs.
+
+  Attributes:
+    period: of the samples; None for what is served, which is all of train.
+    rate: click rate of the history.
+    pairs: the statistics of each pair of features.
+  """
+
+  period: int | None
+  rate: float
+  pairs: tuple[pairs.Pairs, ...]
+
+
+def known(
+  source: columns.Source,
+  chosen: Sequence[tuple[str, str]],
+  history: history_lib.History,
+  *,
+  memory: str = '1GB',
+) -> Iterator[Known]:
+  """The statistics of pairs of features by period, for whoever learns from them; served ones last.
+
+  Args:
+    source: of the samples.
+    chosen: pairs of features.
+    history: out of fold, or with a clock and slices of it.
+    memory: limit of the engine.
+  """
+  names = [name for pair in chosen for name in pair]
+  periods = history_lib.Periods(source, history)
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    engine.quiet(),
+    engine.opened('duckdb', folder, memory) as con,
+  ):
+    samples = pair_queries.load(con, source, names, periods, folder)
+    for period in (*periods.known, None):
+      found = tuple(pair_queries.totals(samples, *pair, period) for pair in chosen)
+      yield Known(period, pair_queries.rate(samples, period), found)
 
 
 def _fill(job, crosses, statistics):

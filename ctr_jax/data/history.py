@@ -80,15 +80,16 @@ class Periods:
 
   @property
   def known(self) -> tuple[int, ...]:
-    """The periods that there are; not known where each value of the clock is one.
+    """The periods whose history is a part of train; of all others it is all of train.
 
-    The history of -1 (out of fold) or of the last one (slices) is all of train: what is served.
+    Raises:
+      ValueError: each value of the clock is a period.
     """
     if self.history.slices:
-      return tuple(range(len(self.cuts) + 1))
+      return tuple(range(len(self.cuts)))
     if self.history.clock:
       raise ValueError('Give a history with a clock a number of slices, to go through its periods.')
-    return (-1, *range(self.history.folds))
+    return tuple(range(self.history.folds))
 
   def _clocks(self, split) -> Iterator[np.ndarray]:
     total = self._source.num_samples(split)

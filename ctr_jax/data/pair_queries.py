@@ -131,19 +131,24 @@ def _integers(column) -> np.ndarray:
   return column.cast(pa.int64()).to_numpy()
 
 
+def _history(samples, table, period):
+  """The samples of train that a sample of a period may know; all of them where that is None."""
+  table = table.filter(table.part == 0)
+  if period is None or period == -1:
+    return table
+  earlier = samples.periods.history.ordered
+  return table.filter(table.period < period if earlier else table.period != period)
+
+
 def totals(samples: Samples, first: str, second: str, period: int | None = None) -> pairs.Pairs:
   """The pairs of two features in the history of a period; without one, in all of train."""
-  table = _there(samples, (first, second)).filter(lambda t: t.part == 0)
-  if period is not None:
-    earlier = samples.periods.history.ordered
-    table = table.filter(table.period < period if earlier else table.period != period)
+  table = _history(samples, _there(samples, (first, second)), period)
   keys = [samples.key[first], samples.key[second]]
   clicks = table.label.sum()
   found = table.group_by(keys).agg(clicks=clicks, count=table.count()).order_by(keys)
   read = [[_integers(c) for c in batch.columns] for batch in engine.stream(samples.con, found)]
-  if not read:
-    raise ValueError(f'No sample of that history has both {first!r} and {second!r}.')
-  u, v, clicks, count = (np.concatenate(x) for x in zip(*read, strict=True))
+  nothing = [np.zeros(0, np.int64)] * 4
+  u, v, clicks, count = (np.concatenate(x) for x in zip(*(read or [nothing]), strict=True))
   return pairs.Pairs(first, second, u.astype(np.int32), v.astype(np.int32), clicks, count)
 
 
@@ -163,9 +168,9 @@ def rates(samples: Samples) -> np.ndarray:
   return np.concatenate([(clicks + 0.5) / (n + 1) for _, clicks, n in statistics(samples, ())])
 
 
-def rate(samples: Samples) -> float:
-  """As `rates`, of all of train."""
-  table = samples.table.filter(samples.table.part == 0)
+def rate(samples: Samples, period: int | None = None) -> float:
+  """As `rates`, of the history of one period; without one, of all of train."""
+  table = _history(samples, samples.table, period)
   found = table.agg(clicks=table.label.sum(), count=table.count())
   (entry,) = engine.rows(samples.con, found)
-  return (int(entry['clicks']) + 0.5) / (int(entry['count']) + 1)
+  return (int(entry['clicks'] or 0) + 0.5) / (int(entry['count']) + 1)

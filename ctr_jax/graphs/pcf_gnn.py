@@ -62,7 +62,8 @@ class Encoder(nn.Module):
     if self.method == 'dot':
       return jnp.concatenate([bias, own], axis=1)
     if self.method == 'two_tower':
-      made = nn.Dense(1 + self.dim)(nn.relu(nn.Dense(2 * self.dim)(own)))
+      hidden = nn.relu(nn.Dense(2 * self.dim, name='hidden')(own))
+      made = nn.Dense(1 + self.dim, name='output')(hidden)
       return jnp.concatenate([bias, jnp.zeros_like(own)], axis=1) + made
     return jnp.concatenate([bias, own], axis=1) + self._heard(own, messages)
 
@@ -96,7 +97,8 @@ class CrossNet(nn.Module):
       return p
     if self.method == 'gnn_mlp':
       both = jnp.concatenate([h_u, h_v, jax.nn.one_hot(relation, self.relations)], axis=1)
-      return p + nn.Dense(1)(nn.relu(nn.Dense(4 * h_u.shape[1])(both)))[:, 0]
+      hidden = nn.relu(nn.Dense(4 * h_u.shape[1], name='hidden')(both))
+      return p + nn.Dense(1, name='output')(hidden)[:, 0]
     stretch = self.param('stretch', nn.initializers.ones, (self.relations, h_u.shape[1]))
     return p + jnp.sum(stretch[relation] * h_u * h_v, axis=1)
 

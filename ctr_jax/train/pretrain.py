@@ -24,7 +24,8 @@ from ctr_jax.graphs import graph as graph_lib
 from ctr_jax.graphs import pcf_gnn, sample
 from ctr_jax.train import journal, loop
 
-_CHUNK = 1 << 16
+# Pairs that are scored at a time, and looks at the held-out edges from one checkpoint to the next.
+_CHUNK, _LOOKS = 1 << 16, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +156,12 @@ class _Run:
         bar.update(look['unseen'], self._config.every)
         if look == min(history, key=lambda x: x['unseen']):
           state['best'] = jax.tree.map(jnp.copy, state['params'])
-        saved = ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
-          history=ocp.args.JsonSave({'history': history, 'described': self._described}),
-        )
-        manager.save(look['step'], args=saved)
+        if len(history) % _LOOKS == 0:
+          saved = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            history=ocp.args.JsonSave({'history': history, 'described': self._described}),
+          )
+          manager.save(look['step'], args=saved)
     manager.wait_until_finished()
     manager.close()
     return self._finish(state['best'], history)
@@ -205,7 +207,9 @@ class _Run:
   def _steps(self, state, batch, count):
     def one(_, state):
       gradients = jax.grad(self._loss)(state['params'], batch)
-      updates, opt = self._tx.update(gradients, state['opt'])
+      # optax raises floats to its int32 count of steps, which strict promotion refuses.
+      with jax.numpy_dtype_promotion('standard'):
+        updates, opt = self._tx.update(gradients, state['opt'])
       params = optax.apply_updates(state['params'], updates)
       return state | {'params': params, 'opt': opt, 'step': state['step'] + 1}
 
