@@ -81,6 +81,6 @@ def explain(found: compress.Budget) -> str:
   ]
   full = sum(choice.full for choice in found.choices.values())
   rows.append(('all', '', report.size(full), '', report.size(found.nbytes), ''))
-  header = ('table', 'rows', 'full', 'technique', 'bytes', 'reads mixed (estimate)')
+  header = ('table', 'rows', 'full', 'technique', 'bytes', 'bits lost (estimate)')
   used = f'{found.nbytes:,} of {found.limit:,} bytes used ({full / found.nbytes:.1f}× smaller).'
   return f'{report.table(header, rows)}\n\n{used}'

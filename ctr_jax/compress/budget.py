@@ -1,18 +1,29 @@
 """A byte budget → a technique and a size for every table.
 
 Each table has a list of candidates, from one row that all ids share to the full table. What a
-candidate costs in bytes is exact; what it costs in quality is estimated by the reads that come back
-as something else than the id's own vector:
+candidate costs in bytes is exact; what it costs in quality is estimated, in bits of the id that the
+stored table does not tell. Where the ids of a tail share m rows at random, an id of which the row's
+reads hold the share p, others' reads adding (T − p)/m on average, is told by its row up to
+log2(1 + (T − p)/(m·p)) bits, T being the tail's share. Summed over the reads
 
-  loss = importance · Σ_id share(id) · (value error + (1 − value error) · shared(id))
+  loss(m) = Σ_id p · c/(c + s) · log2(1 + (T − p)/(m·p))
 
-with share(id) the id's part of the table's reads and shared(id) the part of its row's reads that
-are other ids'. The budget is spent where a byte saves most loss, step by step, until nothing that
-helps fits any more (the greedy solution of a multiple-choice knapsack).
+with c the id's reads: a vector that was read c times knows c/(c + s) of what there is to know, so
+that much can be lost. One row for all ids loses the entropy of the table's reads (s = 0), own rows
+lose nothing: a table that tells little is cheap to share. The logarithm is concave, so that the
+estimate is an upper bound of its mean over hashes.
+
+Two hashes of m rows each fit no more vectors than one hash of 2m rows, but a net tells ids apart
+that share one row and not both: λ · loss(2m) + (1 − λ) · loss(m²), with λ measured. Rounding values
+loses a measured part of all bits, and of the bits that sharing has left.
+
+The budget is spent where a byte saves most loss, step by step, until nothing that helps fits any
+more (the greedy solution of a multiple-choice knapsack: each step follows the convex hull).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -24,19 +35,26 @@ from ctr_jax.compress.cast import cast
 from ctr_jax.compress.codec import Technique, chain, identity
 from ctr_jax.compress.hash_trick import hash_trick
 from ctr_jax.compress.int_quantize import int_quantize
+from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold
 from ctr_jax.tables import leaf as leaf_lib
 
-# What rounding costs, as a part of losing the vector: an ordering more than a measurement, set so
-# that a table is quantised long before ids share rows (experiments/precision.py measures it).
-SERVING = {'float32': (None, 0.0), 'int8': (int_quantize(8), 2e-3), 'int4': (int_quantize(4), 2e-2)}
+# What rounding costs, as a part of losing all: of the AUC above one half it took below 1e-5 in int8
+# and 4e-4 … 9e-4 in int4 from full tables of three data sets (experiments/precision.py), and 2e-3 …
+# 5e-3 in int4 from hashed ones, whose rows are added. For training an ordering, not a measurement.
+SERVING = {
+  'float32': (None, 0.0),
+  'int8': (int_quantize(8, offset=False), 1e-5),
+  'int4': (int_quantize(4, offset=False), 2e-3),
+}
 TRAINING = {
   'float32': (None, 0.0),
-  'float16': (cast('float16', 'stochastic'), 1e-3),
-  'int8': (alpt(8), 4e-3),
+  'float16': (cast('float16', 'stochastic'), 1e-4),
+  'int8': (alpt(8), 2e-4),
 }
-_OWN = [2.0**-i for i in range(13)]  # Parts of the rows that may be ids' own.
-_TAIL = (0.1, 0.5)  # Rows that the other ids share, as a part of the own ones.
+_TAIL = [2.0**i for i in range(-3, 2)]  # Rows that other ids share, as a multiple of the own ones.
+_READS = 30  # s: after so many reads a vector knows half.
+_LIKE_ONE = 0.43  # λ: of what one hash loses in AUC on Frappe; 0.45 and 0.42 at 10 and 100 times.
 
 
 class Choice(NamedTuple):
@@ -49,7 +67,7 @@ class Choice(NamedTuple):
     rows: of the full table.
     full: bytes of the full table in float32.
     nbytes: bytes that count towards the budget.
-    loss: estimated, times the table's importance.
+    loss: bits (estimated), times the table's importance.
   """
 
   table: str
@@ -94,7 +112,8 @@ def budget(
     counts: table → reads of each row, as `data.statistics.counts` gives them.
     limit: bytes of all stored tables: as they are served, or, with `slots`, as they are trained
       together with their optimizer state.
-    importances: table → weight of its loss; one for all if not given.
+    importances: table → weight of its bits; one for all if not given, so that a table counts by
+      the entropy of its reads.
     slots: `RowOptimizer.slots`; makes it a training budget.
 
   Raises:
@@ -119,10 +138,11 @@ def _exactly(name: str) -> str:
 
 def _candidates(name, leaf, counts, weight, slots) -> list[Choice]:
   """Every technique that is considered for a table, unsorted."""
-  share = counts / max(1, counts.sum())
   kinds = SERVING if slots is None else TRAINING
+  tails = _tails(counts, _sizes(leaf.rows))
+  every = _lost(*tails[0], counts.sum(), 1)  # One row for all.
   found = []
-  for base, shared in _by_rows(leaf.rows, share):
+  for base, lost in _by_rows(leaf.rows, tails, counts.sum()):
     for last, error in kinds.values():
       technique = base if last is None else chain(base, last)
       plan = technique(leaf).plan
@@ -130,37 +150,59 @@ def _candidates(name, leaf, counts, weight, slots) -> list[Choice]:
       if slots is not None:
         trained = [x for x in leaf_lib.flatten(plan).values() if x.by_row and not x.frozen]
         nbytes += sum(s.nbytes for x in trained for s in slots(x).values())
-      loss = weight * (error + (1 - error) * shared)
+      loss = weight * (error * every + (1 - error) * lost)
       own = technique if slots is not None else base
       found.append(Choice(name, technique, own, leaf.rows, leaf.nbytes, nbytes, loss))
   return found
 
 
-def _by_rows(rows, share):
-  """(technique, part of the reads that come back as a mixture) for every choice of rows."""
+def _by_rows(rows, tails, total):
+  """(technique, bits that it loses) for every choice of rows."""
   yield identity(), 0.0
-  total = np.concatenate([[0.0], np.cumsum(share)])
-  squares = np.concatenate([[0.0], np.cumsum(share**2)])
-  for own in sorted({int(rows * part) for part in _OWN} - {0, rows}):
-    for buckets in sorted({max(1, int(own * part)) for part in _TAIL}):
-      if own + buckets < rows:
-        yield hot_cold(own, hash_trick(buckets)), _mixed(total, squares, own, buckets)
-  for buckets in sorted({max(1, int(rows * part)) for part in _OWN} - {rows}):
-    yield hash_trick(buckets), _mixed(total, squares, 0, buckets)
+  for own, tail in tails.items():
+    for shared in {max(1, int(own * part)) for part in _TAIL} if own else _sizes(rows):
+      if own + shared < rows:
+        technique, lost = _shared(*tail, total, shared)
+        yield (hot_cold(own, technique) if own else technique), lost
 
 
-def _mixed(total, squares, own, buckets):
-  """Reads of ids from `own` on that come back as others', when they share `buckets` rows at random.
+def _sizes(rows: int) -> list[int]:
+  """From 1 in steps of √2 to below `rows`."""
+  return sorted({int(2 ** (i / 2)) for i in range(math.ceil(2 * math.log2(rows)))})
 
-  A row is read by the id itself with p and by others with T/m on average: p·(T/m)/(p + T/m), summed
-  with the mean p of the tail weighed by reads.
+
+def _tails(counts, cuts):
+  """{cut: (distinct numbers of reads, how many rows are read so often)} from 0 and each cut on.
+
+  Rows that are read equally often count together, so no candidate costs a pass over the table.
   """
-  tail = total[-1] - total[own]
-  if tail <= 0:
-    return 0.0
-  typical = (squares[-1] - squares[own]) / tail
-  others = tail / buckets
-  return tail * others / (typical + others)
+  read, times, found = np.zeros(0, np.int64), np.zeros(0, np.int64), {}
+  end = len(counts)
+  for cut in sorted({0, *cuts}, reverse=True):
+    more, often = np.unique(counts[cut:end], return_counts=True)
+    read, at = np.unique(np.concatenate([read, more]), return_inverse=True)
+    times = np.bincount(at, np.concatenate([times, often]))
+    found[cut], end = (read, times), cut
+  return found
+
+
+def _shared(read, times, total, rows):
+  """(technique, bits that it loses) of ids that share `rows` rows: one hash or two."""
+  one = hash_trick(rows), _lost(read, times, total, rows)
+  half = rows // 2
+  if half == 0:
+    return one
+  alike, apart = (_lost(read, times, total, m) for m in (2 * half, half**2))
+  two = multi_hash(half, 2), _LIKE_ONE * alike + (1 - _LIKE_ONE) * apart
+  return min(one, two, key=lambda found: found[1])
+
+
+def _lost(read, times, total, rows) -> float:
+  """loss(m) of the docstring above, over distinct numbers of reads."""
+  read, times = read[read > 0], times[read > 0]
+  share = read / max(1, total)
+  others = (np.sum(times * share) - share) / rows
+  return float(np.sum(times * share * read / (read + _READS) * np.log2(1 + others / share)))
 
 
 def _frontier(candidates: list[Choice]) -> list[Choice]:

@@ -1,5 +1,7 @@
 """Budgets are met exactly, spent where they help, and refused in words when they cannot be."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from ctr_jax import compress
 from ctr_jax.compress import report
-from ctr_jax.compress.budget import _candidates
+from ctr_jax.compress.budget import _LIKE_ONE, _READS, _candidates, _lost, _shared, _sizes, _tails
 from ctr_jax.tables import gather, leaf, rowwise
 
 TABLES = {
@@ -66,19 +68,84 @@ def test_importance_moves_bytes():
   assert users.choices['item.id'].nbytes < plain['item.id'].nbytes
 
 
-def test_the_estimate_of_mixing_is_what_random_sharing_does():
-  rows, own, buckets = 4000, 500, 50
-  share = zipf(rows) / zipf(rows).sum()
-  technique = compress.hot_cold(own, compress.hash_trick(buckets))
-  choices = _candidates('t', leaf.Leaf((rows, 2)), zipf(rows), 1.0, None)
-  (choice,) = (c for c in choices if str(c.technique) == str(technique))
-  mixed = []
-  for seed in range(20):
-    codec = compress.hash_trick(buckets, seed=seed)(leaf.Leaf((rows - own, 2)))
-    at = codec.address(np.arange(rows - own, dtype=np.int32))['way_0']
-    mass = np.bincount(at, weights=share[own:], minlength=buckets)[at]
-    mixed.append(np.sum(share[own:] * (1 - share[own:] / mass)))
-  np.testing.assert_allclose(choice.loss, np.mean(mixed), rtol=0.1)
+def reads(counts):
+  """What `_lost` sums over: distinct numbers of reads and how often they are met, and all reads."""
+  return *np.unique(counts, return_counts=True), counts.sum()
+
+
+def bits(counts, at):
+  """Of an id that its row `at` does not tell, each id's by what its reads let a vector learn."""
+  share = counts / counts.sum()
+  mass = np.bincount(at, weights=share)[at]
+  return np.sum(share * counts / (counts + _READS) * np.log2(mass / share))
+
+
+@pytest.mark.parametrize('buckets', [1, 8, 50, 300])
+def test_the_estimate_is_what_random_sharing_loses(buckets):
+  counts, plan = zipf(4000)[500:], leaf.Leaf((3500, 2))
+  ids = np.arange(3500, dtype=np.int32)
+  one, two = [], []
+  for seed in range(10):
+    address = compress.hash_trick(buckets, seed=seed)(plan).address(ids)
+    one.append(bits(counts, address['way_0']))
+    address = compress.multi_hash(buckets, 2, seed=seed)(plan).address(ids)
+    two.append(bits(counts, address['way_0'] * buckets + address['way_1']))
+  estimate = _lost(*reads(counts), buckets)
+  np.testing.assert_allclose(estimate, np.mean(one), rtol=0.1)
+  assert estimate >= np.mean(one) - 1e-9  # A bound from above.
+  assert _lost(*reads(counts), buckets**2) >= np.mean(two) - 1e-9
+  if buckets > 8:
+    technique, lost = _shared(*reads(counts), 2 * buckets)
+    assert str(technique) == str(compress.multi_hash(buckets, 2))
+    alike, apart = (_lost(*reads(counts), m) for m in (2 * buckets, buckets**2))
+    np.testing.assert_allclose(lost, _LIKE_ONE * alike + (1 - _LIKE_ONE) * apart)
+    assert lost < alike
+
+
+def test_one_row_for_all_loses_the_entropy_of_the_reads():
+  counts = zipf(1000) * 10**6  # Read so often that nothing is left to learn.
+  share = counts / counts.sum()
+  entropy = -np.sum(share * np.log2(share))
+  np.testing.assert_allclose(_lost(*reads(counts), 1), entropy, rtol=1e-6)
+  assert _lost(*reads(np.array([0, 10**9, 0])), 1) == 0  # An only id has nothing to lose.
+
+
+@given(counts=st.lists(st.integers(0, 10**6), min_size=2, max_size=200), seed=st.integers(0, 9))
+def test_more_rows_never_lose_more(counts, seed):
+  counts = np.random.default_rng(seed).permutation(np.array(counts, np.int64))
+  tails = _tails(counts, _sizes(len(counts)))
+  for own, (read, times) in tails.items():
+    np.testing.assert_array_equal(np.repeat(read, times.astype(int)), np.sort(counts[own:]))
+  total = counts.sum()
+  lost = [_lost(*tails[0], total, rows) for rows in (1, 2, 3, 10, 1000)]
+  assert all(more <= less + 1e-12 for less, more in itertools.pairwise(lost))
+  whole = [_lost(*tails[own], total, 4) for own in sorted(tails)]  # The more own rows, the less.
+  assert all(more <= less + 1e-12 for less, more in itertools.pairwise(whole))
+
+
+def test_every_kind_of_sharing_is_considered():
+  choices = _candidates('t', leaf.Leaf((4000, 8)), zipf(4000), 1.0, None)
+  names = {str(choice.technique).split('(')[0] for choice in choices}
+  assert names == {'identity', 'hash_trick', 'multi_hash', 'hot_cold'}
+  assert any('tail=multi_hash' in str(choice.technique) for choice in choices)
+  assert min(c.nbytes for c in choices) == min(
+    c.nbytes for c in choices if 'hash_trick(buckets=1,' in str(c.technique)
+  )
+
+
+def test_bytes_go_where_ids_tell_most():
+  """By default: to a table whose reads spread over its ids, before one that is nearly constant."""
+  tables = {name: leaf.Leaf((1000, 8)) for name in ('spread', 'constant')}
+  counts = {'spread': zipf(1000), 'constant': np.array([10**8] + [10**3] * 999)}
+  found = compress.budget(tables, counts, 4000).choices
+  assert found['spread'].nbytes > 4 * found['constant'].nbytes
+
+
+def test_ids_that_were_seldom_read_get_no_rows_before_others():
+  tables = {name: leaf.Leaf((1000, 8)) for name in ('known', 'seldom')}
+  counts = {'known': np.full(1000, 1000), 'seldom': np.full(1000, 3)}
+  found = compress.budget(tables, counts, 4000).choices
+  assert found['known'].nbytes > 4 * found['seldom'].nbytes
 
 
 def test_rules_work_from_training_to_serving():
