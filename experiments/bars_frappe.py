@@ -25,6 +25,9 @@ _RECIPES = {
   'autoint': (0.05, {'dropout': 0.0}, 0.983085),
   'autoint_plus': (0.1, {'dropout': 0.1}, 0.984812),
   'final_mlp': (0.05, {'dropout': 0.4}, 0.986072),
+  'fibinet': (0.05, {'dropout': 0.3, 'bilinear': 'all', 'reduction': 2}, 0.983182),
+  'inner_product': (0.05, {'dropout': 0.3, 'batch_norm': False}, 0.984122),
+  'fwfm': (5e-6, {'linear': 'feature'}, 0.977585),
   'fm': (5e-6, {}, 0.9671),
   'lr': (1e-5, {}, 0.9356),
 }

@@ -33,7 +33,7 @@ class Settings:
   dropout: float = 0.2
 
   def net_options(self, net: str) -> dict[str, Any]:
-    return {} if net in ('lr', 'fm') else {'dropout': self.dropout}
+    return {} if net in ('lr', 'fm', 'fwfm') else {'dropout': self.dropout}
 
 
 def _rows(learning_rate: float, l2: float) -> trials.Optimizer:

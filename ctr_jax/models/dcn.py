@@ -30,6 +30,7 @@ class DCN(nn.Module):
   dropout: float = 0.2
   batch_norm: bool = True
   cross_layers: int = 3
+  interaction: nn.Module | None = None
 
   def width(self, dim: int) -> int:
     return dim
@@ -39,4 +40,5 @@ class DCN(nn.Module):
     x = layers.flatten(vectors)
     cross = Cross(self.cross_layers, name='cross')(x)
     mlp = layers.MLP(self.hidden, self.dropout, self.batch_norm, name='mlp')
-    return layers.Output(name='output')(cross, mlp(x, train=train))
+    deep = mlp(layers.joined(x, self.interaction, vectors), train=train)
+    return layers.Output(name='output')(cross, deep)

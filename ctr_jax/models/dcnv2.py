@@ -28,6 +28,7 @@ class DCNv2(nn.Module):
   dropout: float = 0.4
   batch_norm: bool = True
   cross_layers: int = 4
+  interaction: nn.Module | None = None
 
   def width(self, dim: int) -> int:
     return dim
@@ -37,4 +38,5 @@ class DCNv2(nn.Module):
     x = layers.flatten(vectors)
     cross = CrossV2(self.cross_layers, name='cross')(x)
     mlp = layers.MLP(self.hidden, self.dropout, self.batch_norm, name='mlp')
-    return layers.Output(name='output')(cross, mlp(x, train=train))
+    deep = mlp(layers.joined(x, self.interaction, vectors), train=train)
+    return layers.Output(name='output')(cross, deep)

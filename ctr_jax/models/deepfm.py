@@ -15,6 +15,7 @@ class DeepFM(nn.Module):
   hidden: Sequence[int] = (400, 400, 400)
   dropout: float = 0.2
   batch_norm: bool = True
+  interaction: nn.Module | None = None
 
   def width(self, dim: int) -> int:
     return dim + 1
@@ -23,5 +24,6 @@ class DeepFM(nn.Module):
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
     linear, vectors = jnp.sum(vectors[..., 0], axis=1), vectors[..., 1:]
     mlp = layers.MLP(self.hidden, self.dropout, self.batch_norm, name='mlp')
-    deep = layers.Output(name='output')(mlp(layers.flatten(vectors), train=train))
+    x = layers.joined(layers.flatten(vectors), self.interaction, vectors)
+    deep = layers.Output(name='output')(mlp(x, train=train))
     return deep + linear + fm.pairs(vectors)

@@ -9,11 +9,20 @@ from ctr_jax.models import layers
 
 
 class DNN(nn.Module):
-  """logit = w · MLP([v_1 ... v_F]) + bias."""
+  """logit = w · MLP([v_1 ... v_F]) + bias.
+
+  Attributes:
+    hidden: units of the MLP.
+    dropout: of the MLP.
+    batch_norm: in the MLP.
+    interaction: vectors -> [batch, columns], more columns for the MLP (see `relation`, and
+      `inner_product`); None for none. The other deep nets take one too.
+  """
 
   hidden: Sequence[int] = (400, 400, 400)
   dropout: float = 0.2
   batch_norm: bool = True
+  interaction: nn.Module | None = None
 
   def width(self, dim: int) -> int:
     return dim
@@ -21,4 +30,5 @@ class DNN(nn.Module):
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
     mlp = layers.MLP(self.hidden, self.dropout, self.batch_norm, name='mlp')
-    return layers.Output(name='output')(mlp(layers.flatten(vectors), train=train))
+    x = layers.joined(layers.flatten(vectors), self.interaction, vectors)
+    return layers.Output(name='output')(mlp(x, train=train))

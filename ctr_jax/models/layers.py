@@ -21,6 +21,17 @@ def flatten(vectors: jax.Array) -> jax.Array:
   return vectors.reshape(vectors.shape[0], -1)
 
 
+def joined(x: jax.Array, interaction: nn.Module | None, vectors: jax.Array) -> jax.Array:
+  """What an MLP reads: `x`, and beside it what an interaction makes of the vectors.
+
+  Args:
+    x: [batch, inputs].
+    interaction: a module, vectors -> [batch, columns]; None for none.
+    vectors: [batch, fields, dim].
+  """
+  return x if interaction is None else jnp.concatenate([x, interaction(vectors)], axis=1)
+
+
 class Linear(nn.Module):
   """x · kernel + bias, Xavier normal and zeros."""
 

@@ -1,0 +1,23 @@
+"""Inner products of all pairs of fields beside the vectors: IPNN (Qu et al. 2016).
+
+DLRM (Naumov et al. 2019) joins the same products to an MLP.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ctr_jax.models import dnn, relation
+
+
+class InnerProduct(nn.Module):
+  """⟨v_i, v_j⟩ for i < j: a relation of one head that is the identity. Nothing to learn."""
+
+  @nn.compact
+  def __call__(self, vectors: jax.Array) -> jax.Array:
+    return relation.pairs(vectors, jnp.eye(vectors.shape[-1], dtype=vectors.dtype)[None])
+
+
+def ipnn(**options) -> dnn.DNN:
+  """logit = w · MLP([v_1 ... v_F, ⟨v_1, v_2⟩ ...]) + bias."""
+  return dnn.DNN(interaction=InnerProduct(), **options)
