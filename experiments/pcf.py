@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 
 from ctr_jax import compress
 from ctr_jax.compress import codec as codec_lib
@@ -20,6 +21,16 @@ from ctr_jax.graphs import graph as graph_lib
 from ctr_jax.tables import gather, leaf
 from ctr_jax.train import pretrain
 from experiments import crossed
+
+_DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
+_L2 = flags.DEFINE_float('vector_l2', 3.0, 'Pull of node vectors to zero.')
+
+INT8 = compress.int_quantize(8)
+
+
+def config(method: str) -> pretrain.Config:
+  """How a method of `pcf_gnn.METHODS` is pre-trained, by the flags."""
+  return pretrain.Config(method, dim=_DIM.value, l2=_L2.value)
 
 
 class Scored(NamedTuple):

@@ -18,24 +18,15 @@ import statistics
 
 from absl import flags
 
-from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.graphs import pcf_gnn
-from ctr_jax.train import pretrain
 from experiments import common, crossed, pcf, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
 flags.adopt_module_key_flags(crossed)
+flags.adopt_module_key_flags(pcf)
 flags.set_default(sweeps.NET, 'dnn')
-_DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
-_L2 = flags.DEFINE_float('vector_l2', 3.0, 'Pull of node vectors to zero.')
-
-INT8 = compress.int_quantize(8)
-
-
-def config(method: str) -> pretrain.Config:
-  return pretrain.Config(method, dim=_DIM.value, l2=_L2.value)
 
 
 def sweep(add, source) -> None:
@@ -54,12 +45,12 @@ def sweep(add, source) -> None:
   for method in pcf_gnn.METHODS:
     add('score', method, source=score(method))
   for method in ('dot', 'gnn'):
-    add('score', f'{method}, int8', source=score(method, INT8))
+    add('score', f'{method}, int8', source=score(method, pcf.INT8))
 
 
 def _scored(source, chosen, method, technique):
   """(the source with scores, what is known of them)."""
-  made = pcf.with_scores(source, chosen, config(method), technique)
+  made = pcf.with_scores(source, chosen, pcf.config(method), technique)
   facts = {key: made.served.best[key] for key in ('seen', 'unseen')}
   if isinstance(source, synthetic.Synthetic):
     facts['truth'] = pcf.correlation(source, made, chosen)

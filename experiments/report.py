@@ -41,27 +41,35 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return '\n'.join(lines)
 
 
+def total(row: dict[str, Any]) -> int:
+  """Bytes of a row's tables and of what serving looks up before them."""
+  return row['bytes'] + row.get('bytes_lookup', 0)
+
+
 def ladder(found: dict[str, Any]) -> str:
   """The rungs of a result: one line each, the first one is what ratios refer to."""
   rows, first = [], found['rows'][0]
+  looked_up = any(row.get('bytes_lookup') for row in found['rows'])
   for row in found['rows']:
+    lookups = [size(row['bytes_lookup']) if row.get('bytes_lookup') else '–'] if looked_up else []
     rows.append(
       (
         row['name'],
         spread(row['test']['auc']),
         spread(row['test']['log_loss']),
         size(row['bytes']),
-        f'{first["bytes"] / row["bytes"]:.1f}×',
+        *lookups,
+        f'{total(first) / total(row):.1f}×',
         rate(row.get('train_samples_per_second')),
         rate(row['score_samples_per_second']),
       )
     )
+  header = ('model', 'test AUC', 'log loss', 'tables', *(['lookups'] * looked_up), 'ratio')
+  header += ('training/s', 'scoring/s')
   best = found.get('best')
   if best:
-    rows.append(
-      ('best possible (planted truth)', f'{best["auc"]:.5f}', f'{best["log_loss"]:.5f}', *['–'] * 4)
-    )
-  header = ('model', 'test AUC', 'log loss', 'tables', 'ratio', 'training/s', 'scoring/s')
+    known = ('best possible (planted truth)', f'{best["auc"]:.5f}', f'{best["log_loss"]:.5f}')
+    rows.append((*known, *['–'] * (len(header) - 3)))
   return table(header, rows)
 
 
@@ -155,7 +163,7 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
 
   fig, axes = pyplot.subplots(figsize=(7, 4.2), layout='constrained')
   rows = found['rows']
-  nbytes = [row['bytes'] for row in rows]
+  nbytes = [total(row) for row in rows]
   means = [statistics.fmean(row['test']['auc']) for row in rows]
   errors = [
     statistics.stdev(row['test']['auc']) if len(row['test']['auc']) > 1 else 0 for row in rows
@@ -170,7 +178,7 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
   axes.set_xscale('log')
   axes.invert_xaxis()
   axes.margins(x=0.18, y=0.3)
-  axes.set_xlabel('bytes of the embedding tables')
+  axes.set_xlabel('bytes of the embedding tables and of what is looked up before them')
   axes.set_ylabel('test AUC')
   axes.set_title(f'{found["experiment"]} on {found.get("title", found["data"])}')
   axes.grid(alpha=0.3)

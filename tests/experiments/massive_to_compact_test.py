@@ -15,7 +15,7 @@ def run(*arguments):
 
 def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--seeds=2')
-  flags += ('--core_rows=100', '--net=fm')
+  flags += ('--core_rows=100', '--net=fm', '--nocrosses')
   done = run(*flags, f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
@@ -41,6 +41,18 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   assert 'made with another chain' in other.stderr
   assert 'Traceback' not in other.stderr
   assert json.loads((tmp_path / 'result.json').read_text())['rows'] == found['rows']
+
+
+def test_crosses_are_replaced_rung_by_rung(tmp_path):
+  flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--core_rows=100')
+  done = run(*flags, '--net=dnn', '--pairs=1', f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  found = {row['name']: row for row in json.loads((tmp_path / 'result.json').read_text())['rows']}
+  massive, related, scored = (found[n] for n in ('massive', 'relational network', 'PCF-GNN'))
+  assert massive['bytes'] > related['bytes'] == scored['bytes'] + 2 * 4 * 16
+  assert massive['bytes_lookup'] > related['bytes_lookup'] > 0
+  assert found['multi-hash']['bytes_lookup'] < scored['bytes_lookup']
+  assert 'bytes_lookup' not in found['without crosses']
 
 
 def test_errors_are_sentences():
