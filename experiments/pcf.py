@@ -23,7 +23,7 @@ from ctr_jax.train import pretrain
 from experiments import crossed
 
 _DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
-_L2 = flags.DEFINE_float('vector_l2', 3.0, 'Pull of node vectors to zero.')
+_L2 = flags.DEFINE_float('vector_l2', 30.0, 'Pull of node vectors to zero.')
 
 INT8 = compress.int_quantize(8)
 
@@ -124,9 +124,15 @@ def with_scores(
 def correlation(source: Any, made: Scored, chosen) -> float:
   """Of scores with planted truth, over samples of test whose pair is not in train; mean over pairs.
 
-  The truth of two features: their values' own effects, and the pair's.
+  The truth of two features is the sum of the effects that they determine: of themselves, of fields
+  that are functions of them (an item's category), and of pairs among these.
   """
   found = []
+  parent = {field.name: field.of for field in source.spec.fields}
+
+  def follows(name, pair):
+    return name in pair or (bool(parent[name]) and follows(parent[name], pair))
+
   effects = source.terms('test', 0, source.num_samples('test'))
   for i, pair in enumerate(chosen):
     seen = _keys(source, 'train', pair)
@@ -134,12 +140,14 @@ def correlation(source: Any, made: Scored, chosen) -> float:
     new = ~np.isin(keys, seen) & (keys % (1 << 32) > 0) & (keys >> 32 > 0)
     if new.sum() < 100:
       continue
-    wanted = [('main', name) for name in pair]
-    wanted += [(kind, *order) for kind in ('pair', 'cross') for order in (pair, pair[::-1])]
-    planted = sum(effects[term] for term in wanted if term in effects)
+    planted = sum(
+      effect
+      for (kind, *names), effect in effects.items()
+      if kind != 'drift' and all(follows(name, pair) for name in names)
+    )
     u, v = (keys[new] >> 32).astype(np.int32), (keys[new] % (1 << 32)).astype(np.int32)
     score = pretrain.scores(made.served, i, u, v)
-    found.append(float(np.corrcoef(score, np.broadcast_to(planted, keys.shape)[new])[0, 1]))
+    found.append(float(np.corrcoef(score, planted[new])[0, 1]))
   return float(np.mean(found))
 
 

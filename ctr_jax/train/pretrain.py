@@ -50,7 +50,7 @@ class Config:
   dim: int = 8
   layers: int = 2
   learning_rate: float = 0.02
-  l2: float = 3.0
+  l2: float = 30.0
   steps: int = 200
   every: int = 10
   patience: int = 3
