@@ -20,13 +20,13 @@ from typing import Any
 
 from absl import flags
 
-from ctr_jax import compress
+from ctr_jax import compress, models
 from ctr_jax.data import columns
 from experiments import common, report, settings, trials
 
 ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" holds this expression.')
 CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are changed.')
-NET = flags.DEFINE_string('net', 'dcn', 'lr, fm, dnn, deepfm, dcn or dcnv2.')
+NET = flags.DEFINE_string('net', 'dcn', f'One of {", ".join(models.NETS)}.')
 RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
 
 

@@ -41,6 +41,8 @@ class Bilinear(nn.Module):
   @nn.compact
   def __call__(self, vectors: jax.Array) -> jax.Array:
     fields, dim = vectors.shape[1:]
+    if fields < 2:
+      raise ValueError('Bilinear products are of pairs: FiBiNET needs two fields or more.')
     i, j = np.triu_indices(fields, 1)
     numbers = {'all': 1, 'each': fields - 1, 'interaction': len(i)}
     if self.kind not in numbers:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ctr_jax.models import layers
 
 
 class Gate(nn.Module):
-  """x ⊙ 2σ(MLP(context)): how much of each input its stream sees, by the context fields.
+  """x ⊙ 2σ(MLP(context)): how much of each input a stream sees, by the context fields.
 
   Attributes:
     hidden: units of the gate's MLP (ReLU, no normalisation).
@@ -21,11 +22,11 @@ class Gate(nn.Module):
   context: Sequence[int] = ()
 
   @nn.compact
-  def __call__(self, vectors: jax.Array) -> jax.Array:
+  def __call__(self, vectors: jax.Array, contexts: jax.Array) -> jax.Array:
     if self.context:
-      context = layers.flatten(vectors[:, jnp.asarray(self.context)])
+      context = layers.flatten(contexts[:, np.asarray(self.context)])
     else:
-      context = self.param('context', nn.initializers.zeros, (1, vectors.shape[-1]))
+      context = self.param('context', nn.initializers.zeros, (1, contexts.shape[-1]))
     hidden = layers.MLP(self.hidden, 0.0, batch_norm=False, name='mlp')(context, train=False)
     x = layers.flatten(vectors)
     gate = 2.0 * jax.nn.sigmoid(layers.Linear(x.shape[1], name='output')(hidden))
@@ -56,9 +57,9 @@ class Fusion(nn.Module):
 class FinalMLP(nn.Module):
   """logit = Fusion(MLP_1(gate_1(x)), MLP_2(gate_2(x))) with x = [v_1 ... v_F].
 
-  The gates read the vectors of their context fields that the streams read too; the published code
-  gives each gate tables of its own for them. A net knows no tables, and one table less per context
-  is the smaller model.
+  The gates read the vectors of their context fields that the streams read too. The published code
+  gives the gates tables of their own; `shared=False` does so by rows of [v..., c...], of which the
+  streams read v and the gates c.
 
   Attributes:
     hidden1: units of the first stream.
@@ -69,6 +70,7 @@ class FinalMLP(nn.Module):
     gate: hidden units of the gates; None leaves the gates out.
     context1: indices of the fields that the first gate reads; () for a learned constant.
     context2: of the second.
+    shared: gates and streams read the same vectors.
   """
 
   hidden1: Sequence[int] = (400,)
@@ -79,17 +81,20 @@ class FinalMLP(nn.Module):
   gate: Sequence[int] | None = (400,)
   context1: Sequence[int] = (0,)
   context2: Sequence[int] = (1,)
+  shared: bool = True
 
   def width(self, dim: int) -> int:
-    return dim
+    return dim if self.shared else 2 * dim
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
-    streams = []
+    contexts, streams = vectors, []
+    if not self.shared:
+      vectors, contexts = jnp.split(vectors, 2, axis=-1)
     for i, hidden, context in ((1, self.hidden1, self.context1), (2, self.hidden2, self.context2)):
       x = layers.flatten(vectors)
       if self.gate is not None:
-        x = Gate(self.gate, context, name=f'gate{i}')(vectors)
+        x = Gate(self.gate, context, name=f'gate{i}')(vectors, contexts)
       mlp = layers.MLP(hidden, self.dropout, self.batch_norm, name=f'mlp{i}')
       streams.append(mlp(x, train=train))
     return Fusion(self.heads, name='fusion')(*streams)

@@ -7,28 +7,56 @@ import pytest
 
 from ctr_jax import models
 from ctr_jax.models import fm
-from tests.models import reference
+from tests.models import interactions_reference, reference
 
 BATCH = 32
 SMALL = {
   'lr': {},
   'fm': {},
+  'fwfm': {},
   'dnn': {'hidden': (7, 5)},
   'deepfm': {'hidden': (7, 5)},
   'dcn': {'hidden': (7, 5), 'cross_layers': 2},
   'dcnv2': {'hidden': (7, 5), 'cross_layers': 2},
+  'autoint': {'heads': 2, 'attention_units': 6, 'attention_layers': 2},
+  'autoint_plus': {'hidden': (7,), 'heads': 3, 'attention_units': 6, 'attention_layers': 2},
+  'final_mlp': {'hidden1': (6,), 'hidden2': (7, 4), 'heads': 2, 'gate': (5,), 'context2': (0,)},
+  'fibinet': {'hidden': (7, 5), 'reduction': 2},
+  'inner_product': {'hidden': (7, 5)},
+  'relation': {'hidden': (7, 5), 'heads': 2},
+  'relation_deepfm': {'hidden': (7, 5), 'heads': 1},
+  'relation_dcn': {'hidden': (7, 5), 'heads': 2, 'cross_layers': 2},
+  'relation_dcnv2': {'hidden': (7, 5), 'mode': 'attentive', 'heads': 2, 'cross_layers': 2},
 }
+SHALLOW = ('lr', 'fm', 'fwfm')
+DEEP = [name for name in SMALL if name not in (*SHALLOW, 'autoint')]
 # (fields, dim): the usual, one field, odd widths.
 SIZES = [(4, 3), (1, 5), (3, 1)]
 # Logged by BARS for Frappe_x1: 5,389 rows of 10 (of 11 with a linear weight), and the net. Their
 # 'DNN' was two MLPs side by side, and their DeepFM had no second bias.
 ROWS = 5389
-LOGGED = {'lr': 5_390, 'fm': 59_280, 'deepfm': 423_280, 'dcn': 418_591, 'dcnv2': 458_391}
+LOGGED = {
+  'lr': 5_390,
+  'fm': 59_280,
+  'deepfm': 423_280,
+  'dcn': 418_591,
+  'dcnv2': 458_391,
+  'autoint': 306_051,
+  'autoint_plus': 622_180,
+  'inner_product': 433_491,
+  'fwfm': 107_826,
+  'fibinet': 743_480,
+}
+OPTIONS = {
+  'inner_product': {'batch_norm': False},
+  'fwfm': {'linear': 'feature'},
+  'fibinet': {'bilinear': 'all', 'reduction': 2},
+}
 
 
 def make(name, **more):
   """The net, small and by default without dropout."""
-  deep = name not in ('lr', 'fm')
+  deep = name not in SHALLOW
   return models.NETS[name](**SMALL[name] | ({'dropout': 0.0} | more if deep else {}))
 
 
@@ -67,12 +95,32 @@ def as_float64(tree):
 def expected_of(name, variables, vectors, is_training):
   there = as_float64(variables)
   stats = there.get('batch_stats', {})
-  return reference.logit(name, np.asarray(vectors, np.float64), there['params'], stats, is_training)
+  vectors, params = np.asarray(vectors, np.float64), there['params']
+  options = (params, stats, is_training)
+  joined = None
+  if name == 'fwfm':
+    return interactions_reference.fwfm(vectors, params), {}
+  if name == 'fibinet':
+    return interactions_reference.fibinet(vectors, *options)
+  if name == 'final_mlp':
+    return interactions_reference.final_mlp(vectors, *options, heads=2, contexts=((0,), (0,)))
+  if name.startswith('autoint'):
+    heads, scaled = SMALL[name]['heads'], name == 'autoint_plus'
+    return interactions_reference.autoint(vectors, *options, heads=heads, scaled=scaled)
+  if name == 'inner_product':
+    joined = interactions_reference.relations(vectors, [np.eye(vectors.shape[2])])
+  elif name.startswith('relation'):
+    name = name.removeprefix('relation').lstrip('_')
+    seen = vectors[:, :, 1:] if name == 'deepfm' else vectors
+    joined = interactions_reference.relation(seen, params['interaction'])
+  return reference.logit(name, vectors, *options, joined=joined)
 
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', models.NETS)
 def test_forward_is_the_reference(name, size):
+  if name == 'fibinet' and size[0] == 1:
+    pytest.skip('It reads nothing but pairs.')
   net = make(name)
   vectors = vectors_for(net, *size)
   variables = start(net, vectors)
@@ -85,7 +133,7 @@ def test_forward_is_the_reference(name, size):
   logit, update = train(net, variables, vectors)
   expected, stats = expected_of(name, variables, vectors, True)
   np.testing.assert_allclose(logit, expected, rtol=1e-4, atol=1e-4)
-  found = update.get('batch_stats', {}).get('mlp', {})
+  found = update.get('batch_stats', {})
   assert jax.tree.structure(found) == jax.tree.structure(stats)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, stats)
 
@@ -125,7 +173,7 @@ def test_gradient_is_the_slope(name):
 
 @pytest.mark.parametrize('name', LOGGED)
 def test_parameters_are_as_many_as_the_benchmark_logged(name):
-  net = models.NETS[name]()
+  net = models.NETS[name](**OPTIONS.get(name, {}))
   vectors = jax.ShapeDtypeStruct((2, 10, net.width(10)), jnp.float32)
   key = jax.eval_shape(lambda: jax.random.key(0))
   init = lambda key, vectors: net.init(key, vectors, train=False)  # noqa: E731
@@ -143,7 +191,8 @@ def test_the_dnn_is_one_of_the_two_mlps_that_the_benchmark_logged():
 
 def test_widths():
   widths = {name: models.NETS[name]().width(10) for name in models.NETS}
-  assert widths == {'lr': 1, 'fm': 11, 'dnn': 10, 'deepfm': 11, 'dcn': 10, 'dcnv2': 10}
+  linear = {'fm': 11, 'fwfm': 11, 'deepfm': 11, 'relation_deepfm': 11, 'fibinet': 11}
+  assert widths == dict.fromkeys(models.NETS, 10) | linear | {'lr': 1}
 
 
 @pytest.mark.parametrize('name', models.NETS)
@@ -165,7 +214,7 @@ def test_a_second_call_does_not_recompile(name):
   assert not np.allclose(first, second)
 
 
-@pytest.mark.parametrize('name', ['dnn', 'deepfm', 'dcn', 'dcnv2'])
+@pytest.mark.parametrize('name', DEEP)
 def test_dropout_depends_on_the_key_in_training_only(name):
   net = make(name, dropout=0.5)
   vectors = vectors_for(net, 3, 4)
@@ -177,7 +226,7 @@ def test_dropout_depends_on_the_key_in_training_only(name):
   assert not np.allclose(first, evaluated)
 
 
-@pytest.mark.parametrize('name', ['dnn', 'deepfm', 'dcn', 'dcnv2'])
+@pytest.mark.parametrize('name', DEEP)
 def test_batch_norm_can_be_left_out(name):
   net = make(name, batch_norm=False)
   vectors = vectors_for(net, 3, 4)

@@ -55,8 +55,11 @@ def cross_v2(x0, params, depth):
   return x
 
 
-def logit(name, vectors, params, stats, train):
-  """(logit, new running statistics of the MLP) of the net called `name`, dropout off."""
+def logit(name, vectors, params, stats, train, joined=None):
+  """(logit, new running statistics) of the net called `name`, dropout off.
+
+  `joined` are columns that the MLP reads beside the vectors.
+  """
   flat, new = vectors.reshape(len(vectors), -1), {}
   if name == 'lr':
     return vectors[:, :, 0].sum(1) + params['bias'], new
@@ -64,7 +67,8 @@ def logit(name, vectors, params, stats, train):
     return vectors[:, :, 0].sum(1) + pairs(vectors[:, :, 1:]) + params['bias'], new
   if name == 'deepfm':
     flat = vectors[:, :, 1:].reshape(len(vectors), -1)
-  deep, new = mlp(flat, params['mlp'], stats.get('mlp'), train)
+  read = flat if joined is None else np.concatenate([flat, joined], 1)
+  deep, new['mlp'] = mlp(read, params['mlp'], stats.get('mlp'), train)
   parts = [deep]
   if name == 'dcn':
     parts = [cross(flat, params['cross'], len(params['cross']) // 2), deep]
