@@ -89,6 +89,9 @@ pairs.defvjp(_forward, _backward)
 def attend(vectors: jax.Array, matrices: jax.Array, values: jax.Array) -> jax.Array:
   """e_i + Σ_h Σ_j a_ijh e_j V_h with a_ijh = softmax_j(e_iᵀ S_h e_j / √dim).
 
+  The softmax is divided after the mixing, its sums being one more column of that product: the
+  squares of fields are the large arrays here, and both ways each is read once less.
+
   Args:
     vectors: [batch, fields, dim].
     matrices: S, [heads, dim, dim].
@@ -98,8 +101,11 @@ def attend(vectors: jax.Array, matrices: jax.Array, values: jax.Array) -> jax.Ar
     [batch, fields, dim].
   """
   _, fields, dim = vectors.shape
-  weights_BxFHxF = jax.nn.softmax(_products(vectors, matrices) / dim**0.5, axis=-1)
-  mixed_BxFHxD = jnp.einsum('bkj,bjd->bkd', weights_BxFHxF, vectors)
+  scores_BxFHxF = _products(vectors, matrices / dim**0.5)
+  highest = jax.lax.stop_gradient(jnp.max(scores_BxFHxF, axis=-1, keepdims=True))
+  counted_BxFxD1 = jnp.pad(vectors, ((0, 0), (0, 0), (0, 1)), constant_values=1.0)
+  sums_BxFHxD1 = jnp.einsum('bkj,bjd->bkd', jnp.exp(scores_BxFHxF - highest), counted_BxFxD1)
+  mixed_BxFHxD = sums_BxFHxD1[..., :dim] / sums_BxFHxD1[..., dim:]
   mixed_BxFxHD = mixed_BxFHxD.reshape(-1, fields, len(matrices) * dim)
   return vectors + mixed_BxFxHD @ values.reshape(-1, dim)
 
