@@ -32,7 +32,8 @@ def close(found, expected):
 
 def test_fwfm_with_weights_of_one_is_the_factorization_machine():
   vectors = draw(BATCH, FIELDS, DIM + 1)
-  variables = fwfm.FwFM().init(jax.random.key(0), vectors, train=False)
+  pairs = FIELDS * (FIELDS - 1) // 2
+  variables = {'params': {'bias': jnp.zeros(1), 'pairs': jnp.ones(pairs)}}
   plain = fm.FM().apply({'params': {'bias': jnp.zeros(1)}}, vectors, train=False)
   close(fwfm.FwFM().apply(variables, vectors, train=False), plain)
 
@@ -80,7 +81,7 @@ def test_bilinear_asks_for_a_kind_and_two_fields():
     start(fibinet.Bilinear(), draw(BATCH, 1, DIM))
 
 
-def gate_logit(net, variables, vectors):
+def logits(net, variables, vectors):
   return np.asarray(net.apply(variables, vectors, train=False))
 
 
@@ -98,7 +99,7 @@ def test_final_mlp_contexts_are_fields_or_a_constant(contexts):
   expected, _ = reference.final_mlp(
     np.asarray(vectors, np.float64), params, {}, False, heads=2, contexts=contexts
   )
-  close(gate_logit(net, variables, vectors), expected)
+  close(logits(net, variables, vectors), expected)
 
 
 def test_final_mlp_without_gates_is_gates_of_one():
@@ -108,7 +109,7 @@ def test_final_mlp_without_gates_is_gates_of_one():
     output = variables['params'][name]['output']
     variables['params'][name]['output'] = jax.tree.map(jnp.zeros_like, output)
   kept = {k: v for k, v in variables['params'].items() if not k.startswith('gate')}
-  close(gate_logit(plain, {'params': kept}, vectors), gate_logit(gated, variables, vectors))
+  close(logits(plain, {'params': kept}, vectors), logits(gated, variables, vectors))
 
 
 def test_final_mlp_gates_may_have_columns_of_their_own():
@@ -117,13 +118,13 @@ def test_final_mlp_gates_may_have_columns_of_their_own():
   vectors, other = draw(BATCH, FIELDS, DIM), draw(BATCH, FIELDS, DIM, seed=5)
   variables = start(net, vectors, train=False)
   twice = jnp.concatenate([vectors, vectors], axis=2)
-  close(gate_logit(own, variables, twice), gate_logit(net, variables, vectors))
+  close(logits(own, variables, twice), logits(net, variables, vectors))
   apart = jnp.concatenate([vectors, other], axis=2)
-  found = gate_logit(own, variables, apart)
-  assert not np.allclose(found, gate_logit(own, variables, twice), atol=1e-2)
+  found = logits(own, variables, apart)
+  assert not np.allclose(found, logits(own, variables, twice), atol=1e-2)
   # Only the columns of the context fields, 0 and 1, are read.
   rest = apart.at[:, 2:, DIM:].set(0.0)
-  np.testing.assert_array_equal(gate_logit(own, variables, rest), found)
+  np.testing.assert_array_equal(logits(own, variables, rest), found)
 
 
 def test_fusion_of_one_head_is_the_full_bilinear_form():
