@@ -8,6 +8,7 @@ numbers alone, so nothing is compiled twice. What is drawn is a function of (see
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jraph
@@ -37,12 +38,13 @@ class Batch(NamedTuple):
 
 def whole(graph: graph_lib.Graph, targets: graph_lib.Graph) -> Batch:
   """All edges of `targets` at once, over all messages of `graph`."""
+  return aim(Batch(graph_lib.messages(graph), *5 * [None]), targets)
+
+
+def aim(batch: Batch, targets: graph_lib.Graph) -> Batch:
+  """The batch with all edges of `targets` in place of its own, its messages staying."""
   one = targets.graph
-  edges = one.edges
-  return Batch(
-    graph_lib.messages(graph), one.senders, one.receivers, edges['relation'], edges['target'],
-    edges['weight'],
-  )  # fmt: skip
+  return batch._replace(u=one.senders, v=one.receivers, **one.edges)
 
 
 class Sampler:
@@ -52,19 +54,20 @@ class Sampler:
     self._graph, self._edges, self._hops, self._fanout = graph, edges, hops, fanout
     self._seed, self._kinds = seed, 2 * len(graph.relations)
     heard = graph_lib.messages(graph)
-    order = np.argsort(heard.receivers, kind='stable')
-    self._sender, self._kind = heard.senders[order], heard.edges['kind'][order]
+    self._sender, self._kind = heard.senders, heard.edges['kind']  # Ordered by receiver.
     counts = np.bincount(heard.receivers, minlength=graph.nodes)
     self._first = np.concatenate([[0], np.cumsum(counts)])
     self.steps_per_epoch = max(1, len(graph.graph.senders) // edges)
+    self._order = functools.lru_cache(maxsize=1)(self._permutation)
 
   def batch(self, step: int) -> Batch:
     """The batch of a step; epochs are permutations of the edges."""
-    one = self._graph.graph
     epoch, at = divmod(step, self.steps_per_epoch)
-    order = np.random.default_rng([self._seed, epoch]).permutation(len(one.senders))
-    chosen = order[at * self._edges : (at + 1) * self._edges]
+    chosen = self._order(epoch)[at * self._edges : (at + 1) * self._edges]
     return self._around(chosen, np.random.default_rng([self._seed, epoch, at]))
+
+  def _permutation(self, epoch):
+    return np.random.default_rng([self._seed, epoch]).permutation(len(self._graph.graph.senders))
 
   def _around(self, chosen, rng):
     one = self._graph.graph
@@ -98,12 +101,13 @@ class Sampler:
     return self._sender[message], receiver, self._kind[message]
 
   def _padded(self, nodes, sender, receiver, kind):
-    share = graph_lib.shares(receiver, kind, self._kinds)
+    receivers = np.searchsorted(nodes, receiver).astype(np.int32)
+    share = graph_lib.shares(receivers, kind, self._kinds)
     part = jraph.GraphsTuple(
       nodes=nodes.astype(np.int32),
       edges={'kind': kind, 'share': share},
       senders=np.searchsorted(nodes, sender).astype(np.int32),
-      receivers=np.searchsorted(nodes, receiver).astype(np.int32),
+      receivers=receivers,
       globals=None,
       n_node=np.array([len(nodes)], np.int32),
       n_edge=np.array([len(sender)], np.int32),

@@ -224,7 +224,7 @@ class Run:
     )
 
   def _listening(self):
-    return _Listening(self._terminated)
+    return Listening(self._terminated)
 
   def _diagnosis(self, value, inputs, position):
     """A sentence for a diverged run: which step, what was in the batch, where to go on from."""
@@ -245,7 +245,7 @@ class Run:
     return '\n'.join(lines)
 
 
-class _Listening:
+class Listening:
   """While inside, SIGTERM sets an event in place of killing the process."""
 
   def __init__(self, event: threading.Event):

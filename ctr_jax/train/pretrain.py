@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from ctr_jax.data import batches
 from ctr_jax.graphs import graph as graph_lib
 from ctr_jax.graphs import pcf_gnn, sample
 from ctr_jax.train import journal, loop
@@ -95,6 +97,7 @@ def pretrain(
     name: in the progress bar.
 
   Raises:
+    Interrupted: SIGTERM arrived; a checkpoint was saved.
     ValueError: the folder holds another training, or the loss is not finite.
   """
   run = _Run(graph, config, pathlib.Path(folder), seed, name)
@@ -117,6 +120,7 @@ class _Run:
     self._total = float(self._known.graph.edges['weight'].sum())
     self._step = jax.jit(self._steps, donate_argnums=(0,), static_argnums=(2,))
     self._look = jax.jit(self._errors)
+    self._terminated = threading.Event()
     self._encode = jax.jit(lambda p, m: self._model.encoder.apply({'params': p}, m))
     self._described = {
       'config': dataclasses.asdict(config), 'seed': seed, 'graph': graph_lib.digest(graph),
@@ -142,29 +146,52 @@ class _Run:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
     manager = ocp.CheckpointManager((self._folder / 'last').absolute(), options=options)
     state, history = self._restored(manager)
-    whole, sampler = self._parts()
-    seen, unseen = (sample.whole(self._known, part) for part in (self._known, self._unseen))
-    with journal.progress(self._name, self._config.steps, int(state['step'])) as bar:
+    whole = jax.device_put(sample.whole(self._known, self._known))
+    unseen, sampler = jax.device_put(sample.aim(whole, self._unseen)), self._sampler()
+    with (
+      journal.progress(self._name, self._config.steps, int(state['step'])) as bar,
+      loop.Listening(self._terminated),
+    ):
       while not self._stopped(history):
         state = self._advance(state, whole, sampler)
-        look = {'step': int(state['step'])}
-        for kind, batch in (('seen', seen), ('unseen', unseen)):
-          look[kind] = float(self._look(state['params'], batch))
-        if not np.isfinite(look['seen']):
-          raise ValueError(f'{self._name}: the error is {look["seen"]}; lower the learning rate.')
-        history.append(look)
-        bar.update(look['unseen'], self._config.every)
-        if look == min(history, key=lambda x: x['unseen']):
-          state['best'] = jax.tree.map(jnp.copy, state['params'])
-        if len(history) % _LOOKS == 0:
-          saved = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            history=ocp.args.JsonSave({'history': history, 'described': self._described}),
-          )
-          manager.save(look['step'], args=saved)
+        if int(state['step']) % self._config.every == 0:
+          self._note(state, history, whole, unseen)
+          bar.update(history[-1]['unseen'], self._config.every)
+          if len(history) % _LOOKS == 0:
+            self._save(manager, state, history)
+        if self._terminated.is_set() and not self._stopped(history):
+          self._leave(manager, state, history)
     manager.wait_until_finished()
     manager.close()
-    return self._finish(state['best'], history)
+    return self._finish(state['best'], history, whole.messages)
+
+  def _note(self, state, history, whole, unseen):
+    """Looks at all edges; keeps the parameters if they are the best so far."""
+    errors = self._look(state['params'], whole, unseen)
+    look = {'step': int(state['step'])} | {kind: float(x) for kind, x in errors.items()}
+    if not np.isfinite(look['seen']):
+      raise ValueError(f'{self._name}: the error is {look["seen"]}; lower the learning rate.')
+    history.append(look)
+    if look == min(history, key=lambda x: x['unseen']):
+      state['best'] = jax.tree.map(jnp.copy, state['params'])
+
+  def _save(self, manager, state, history):
+    step = int(state['step'])
+    if step in manager.all_steps():
+      return
+    saved = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      history=ocp.args.JsonSave({'history': history, 'described': self._described}),
+    )
+    manager.save(step, args=saved)
+
+  def _leave(self, manager, state, history):
+    self._save(manager, state, history)
+    manager.wait_until_finished()
+    raise loop.Interrupted(
+      f'SIGTERM: saved step {int(state["step"])} in {self._folder}; the same command goes on from '
+      'there.'
+    )
 
   def _restored(self, manager):
     params = pcf_gnn.init(self._model, jax.random.key(self._seed))
@@ -187,21 +214,26 @@ class _Run:
       )
     return found['state'], found['history']['history']
 
-  def _parts(self):
-    """(the whole graph as one batch, None) or (None, a sampler)."""
+  def _sampler(self):
+    """What draws parts of the graph, or None where each step takes the whole."""
     config = self._config
     if not config.batch_edges:
-      return jax.device_put(sample.whole(self._known, self._known)), None
+      return None
     hops = config.layers if config.method.startswith('gnn') else 0
     edges = min(config.batch_edges, len(self._known.graph.senders))
-    return None, sample.Sampler(self._known, edges, hops, config.fanout, self._seed)
+    return sample.Sampler(self._known, edges, hops, config.fanout, self._seed)
 
   def _advance(self, state, whole, sampler):
+    """To the next look, or until SIGTERM."""
+    every = self._config.every
     if sampler is None:
-      return self._step(state, whole, self._config.every)
+      return self._step(state, whole, every)
     first = int(state['step'])
-    for step in range(first, first + self._config.every):
-      state = self._step(state, sampler.batch(step), 1)
+    steps = range(first, first + every - first % every)
+    for batch in batches.prefetch(steps, sampler.batch):
+      state = self._step(state, batch, 1)
+      if self._terminated.is_set():
+        break
     return state
 
   def _steps(self, state, batch, count):
@@ -216,16 +248,22 @@ class _Run:
     return jax.lax.fori_loop(0, count, one, state)
 
   def _loss(self, params, batch):
-    error = self._squares(params, batch)
+    error = self._squares(params, self._vectors(params, batch), batch)
     own = sum(jnp.sum(jnp.square(x)) for x in pcf_gnn.own(params))
     return error + self._config.l2 / self._total * own
 
-  def _squares(self, params, batch):
-    p = self._model.apply({'params': params}, batch.messages, batch.u, batch.v, batch.relation)
+  def _vectors(self, params, batch):
+    return self._model.encoder.apply({'params': params['encoder']}, batch.messages)
+
+  def _squares(self, params, vectors, batch):
+    ends = vectors[batch.u], vectors[batch.v]
+    p = self._model.cross.apply({'params': params['cross']}, *ends, batch.relation)
     return jnp.sum(batch.weight * jnp.square(batch.target - p)) / jnp.sum(batch.weight)
 
-  def _errors(self, params, batch):
-    return jnp.sqrt(self._squares(params, batch))
+  def _errors(self, params, whole, unseen):
+    vectors = self._vectors(params, whole)
+    parts = {'seen': whole, 'unseen': unseen}
+    return {kind: jnp.sqrt(self._squares(params, vectors, x)) for kind, x in parts.items()}
 
   def _stopped(self, history):
     if not history:
@@ -234,8 +272,8 @@ class _Run:
     late = len(history) - 1 - best >= self._config.patience
     return late or history[-1]['step'] >= self._config.steps
 
-  def _finish(self, params, history):
-    vectors = self._encode(params['encoder'], graph_lib.messages(self._known))
+  def _finish(self, params, history, messages):
+    vectors = self._encode(params['encoder'], messages)
     kept = {'vectors': vectors, 'cross': params['cross']}
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((self._folder / 'vectors').absolute(), kept, force=True)
