@@ -25,8 +25,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-# Messages that are summed at a time.
-_BLOCK = 1 << 18
+from ctr_jax.graphs import blocks
 
 METHODS = ('biases', 'dot', 'two_tower', 'gnn', 'gnn_mlp')
 
@@ -97,19 +96,13 @@ def kind_means(h: jax.Array, messages: jraph.GraphsTuple, kinds: int) -> jax.Arr
   """
   n, dim = h.shape
   slot = messages.receivers * kinds + messages.edges['kind']
-  block = max(1, min(_BLOCK, len(slot)))
 
-  def heard(total, part):
-    senders, slot, share = part
-    return total.at[slot].add(h[senders] * share[:, None]), None
+  def heard(total, senders, slot, share):
+    return total.at[slot].add(h[senders] * share[:, None])
 
-  # Padding has a share of 0.
-  parts = tuple(
-    jnp.pad(x, (0, -len(slot) % block)).reshape(-1, block)
-    for x in (messages.senders, slot, messages.edges['share'])
-  )
-  total, _ = jax.lax.scan(heard, jnp.zeros((n * kinds, dim), h.dtype), parts)
-  return total.reshape(n, kinds * dim)
+  heard_by_all = jnp.zeros((n * kinds, dim), h.dtype)
+  told = (messages.senders, slot, messages.edges['share'])
+  return blocks.fold(heard, heard_by_all, told).reshape(n, kinds * dim)
 
 
 class CrossNet(nn.Module):

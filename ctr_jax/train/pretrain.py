@@ -22,8 +22,8 @@ import optax
 import orbax.checkpoint as ocp
 
 from ctr_jax.data import batches
+from ctr_jax.graphs import blocks, pcf_gnn, sample
 from ctr_jax.graphs import graph as graph_lib
-from ctr_jax.graphs import pcf_gnn, sample
 from ctr_jax.train import journal, loop
 
 # Pairs that are scored at a time, and looks at the held-out edges from one checkpoint to the next.
@@ -69,7 +69,8 @@ class Pretrained(NamedTuple):
     vectors: float32 [nodes, 1 + dim].
     cross: parameters of the CrossNet.
     net: the CrossNet.
-    history: a dict per look: step, and weighted root mean square errors 'seen' and 'unseen'.
+    history: a dict per look: step, and weighted root mean square errors 'seen' and 'unseen' (if any
+      edge is held out).
   """
 
   graph: graph_lib.Graph
@@ -81,7 +82,12 @@ class Pretrained(NamedTuple):
   @property
   def best(self) -> dict[str, float]:
     """The look at which the vectors were taken."""
-    return min(self.history, key=lambda look: look['unseen'])
+    return min(self.history, key=_error)
+
+
+def _error(look):
+  """What a look is judged by; without held-out edges there are only the known ones."""
+  return look.get('unseen', look['seen'])
 
 
 def pretrain(
@@ -98,7 +104,8 @@ def pretrain(
 
   Raises:
     Interrupted: SIGTERM arrived; a checkpoint was saved.
-    ValueError: the folder holds another training, or the loss is not finite.
+    Diverged: the loss is NaN or infinite.
+    ValueError: the folder holds another training, or no edge is left to learn from.
   """
   run = _Run(graph, config, pathlib.Path(folder), seed, name)
   return run.opened() or run.train()
@@ -113,6 +120,10 @@ class _Run:
     held = graph_lib.held_out(graph, config.held_out, seed)
     self._known = graph_lib.subset(graph, np.flatnonzero(~held))
     self._unseen = graph_lib.subset(graph, np.flatnonzero(held))
+    if not len(self._known.graph.senders):
+      raise ValueError(
+        f'held_out={config.held_out} leaves none of {len(held)} edges to learn from.'
+      )
     self._model = pcf_gnn.model(
       config.method, graph.nodes, len(graph.relations), config.dim, config.layers
     )
@@ -156,7 +167,7 @@ class _Run:
         state = self._advance(state, whole, sampler)
         if int(state['step']) % self._config.every == 0:
           self._note(state, history, whole, unseen)
-          bar.update(history[-1]['unseen'], self._config.every)
+          bar.update(_error(history[-1]), self._config.every)
           if len(history) % _LOOKS == 0:
             self._save(manager, state, history)
         if self._terminated.is_set() and not self._stopped(history):
@@ -170,9 +181,9 @@ class _Run:
     errors = self._look(state['params'], whole, unseen)
     look = {'step': int(state['step'])} | {kind: float(x) for kind, x in errors.items()}
     if not np.isfinite(look['seen']):
-      raise ValueError(f'{self._name}: the error is {look["seen"]}; lower the learning rate.')
+      raise loop.Diverged(f'{self._name}: the error is {look["seen"]}; lower the learning rate.')
     history.append(look)
-    if look == min(history, key=lambda x: x['unseen']):
+    if look == min(history, key=_error):
       state['best'] = jax.tree.map(jnp.copy, state['params'])
 
   def _save(self, manager, state, history):
@@ -256,19 +267,23 @@ class _Run:
     return self._model.encoder.apply({'params': params['encoder']}, batch.messages)
 
   def _squares(self, params, vectors, batch):
-    ends = vectors[batch.u], vectors[batch.v]
-    p = self._model.cross.apply({'params': params['cross']}, *ends, batch.relation)
-    return jnp.sum(batch.weight * jnp.square(batch.target - p)) / jnp.sum(batch.weight)
+    def add(total, u, v, relation, target, weight):
+      cross = {'params': params['cross']}
+      p = self._model.cross.apply(cross, vectors[u], vectors[v], relation)
+      return total + jnp.sum(weight * jnp.square(target - p))
+
+    edges = (batch.u, batch.v, batch.relation, batch.target, batch.weight)
+    return blocks.fold(add, jnp.float32(0), edges) / jnp.sum(batch.weight)
 
   def _errors(self, params, whole, unseen):
     vectors = self._vectors(params, whole)
-    parts = {'seen': whole, 'unseen': unseen}
+    parts = {'seen': whole} | ({'unseen': unseen} if len(unseen.u) else {})
     return {kind: jnp.sqrt(self._squares(params, vectors, x)) for kind, x in parts.items()}
 
   def _stopped(self, history):
     if not history:
       return False
-    best = min(range(len(history)), key=lambda i: history[i]['unseen'])
+    best = min(range(len(history)), key=lambda i: _error(history[i]))
     late = len(history) - 1 - best >= self._config.patience
     return late or history[-1]['step'] >= self._config.steps
 
