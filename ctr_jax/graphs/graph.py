@@ -153,9 +153,14 @@ def shares(receivers: np.ndarray, kind: np.ndarray, kinds: int) -> np.ndarray:
 
 
 def held_out(graph: Graph, part: float, seed: int) -> np.ndarray:
-  """Which edges are held out, bool [E]: a function of the seed and of the pair of nodes."""
-  ends = graph.graph.senders.astype(np.uint64), graph.graph.receivers.astype(np.uint64)
-  bits = draws.hashed(draws.key(seed, 'held out', ''), ends[0] << np.uint64(32) | ends[1])
+  """Which edges are held out, bool [E]: a function of the seed and of the pair of nodes.
+
+  Of the pair in either order, and in every relation: where features share a table, a pair that is
+  unseen in one relation is not known from another.
+  """
+  one, other = graph.graph.senders, graph.graph.receivers
+  low, high = (pick(one, other).astype(np.uint64) for pick in (np.minimum, np.maximum))
+  bits = draws.hashed(draws.key(seed, 'held out', ''), low << np.uint64(32) | high)
   return draws.uniform(bits) < part
 
 

@@ -126,6 +126,16 @@ def test_messages_are_ordered_and_go_both_ways():
   assert sorted(told) == sorted([*forth, *back])
 
 
+def test_a_pair_is_held_out_in_both_orders():
+  found = small()
+  held = graph.held_out(found, 0.4, 0)
+  pair = np.sort(np.stack([found.graph.senders, found.graph.receivers]), axis=0)
+  out, known = (set(map(tuple, pair[:, x].T.tolist())) for x in (held, ~held))
+  assert out
+  assert not out & known
+  assert len(out | known) < pair.shape[1]  # Some pairs are in both relations.
+
+
 def test_unknown_methods_are_refused():
   with pytest.raises(ValueError, match='known are biases, dot'):
     pcf_gnn.init(pcf_gnn.model('gat', 4, 1), jax.random.key(0))
