@@ -64,14 +64,11 @@ def test_sigterm_saves_says_so_and_changes_no_bit(
   assert found.history == want.history
 
 
-def test_sampled_steps_cost_no_permutation_each():
-  sampler, drawn = sample.Sampler(small(), 64, 1, 3, 0), []
-  sampler._permutation, real = None, sampler._permutation  # Only the cached one may be called.
-  del real
-  epochs = [np.sort(np.concatenate([sampler.batch(4 * e + i).target for i in range(4)]))
-            for e in range(2)]  # fmt: skip
-  drawn = [x.size for x in epochs]
-  assert drawn == [256, 256]
+def test_an_epoch_of_sampled_steps_is_permuted_once():
+  sampler = sample.Sampler(small(), 64, hops=1, fanout=3, seed=0)
+  assert sampler.steps_per_epoch == 4
+  for step in range(8):
+    sampler.batch(step)
   assert sampler._order.cache_info().misses == 2
 
 
