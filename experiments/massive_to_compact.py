@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from ctr_jax import compress, models
+from ctr_jax import compress
 from ctr_jax.data import columns
 from experiments import common, crossed, pcf, report, settings, trials
 
