@@ -44,6 +44,26 @@ def test_frontier_stays_within_each_limit(tmp_path):
   assert 'frontier over all sweeps' in (tmp_path / 'report.md').read_text()
 
 
+def test_relation_counts_what_crosses_look_up(tmp_path):
+  rows = run('relation', tmp_path, '--pairs=1', '--only=crosses|pairwise')
+  ids, hashed = rows['crosses_as_ids'], rows['crosses_hashed']
+  assert ids['bytes'] > hashed['bytes'] > 4 * 17 * ROWS
+  # 12 bytes for each pair of values, of which each has a row of 17 numbers; row 0 is for the rest.
+  assert ids['bytes_lookup'] == 12 * ((ids['bytes'] - 4 * 17 * ROWS) // (4 * 17) - 1)
+  assert hashed['bytes_lookup'] == 0
+  assert rows['relation_pairwise']['bytes'] == 4 * 16 * ROWS  # A DNN's rows have no linear weight.
+
+
+def test_pcf_gnn_scores_take_the_place_of_statistics(tmp_path):
+  rows = run('pcf_gnn', tmp_path, '--pairs=1', '--only=statistic$|score_dot')
+  table, vectors, small = (rows[n] for n in ('statistic', 'score_dot', 'score_dot,_int8'))
+  assert table['bytes_lookup'] > 0
+  assert table['bytes_lookup'] % 16 == 0
+  assert small['bytes_lookup'] < vectors['bytes_lookup'] / 2
+  assert vectors['unseen'] == small['unseen'] > 0
+  assert -1 <= vectors['truth'] <= 1
+
+
 def test_precision_of_rows(tmp_path):
   rows = run('precision', tmp_path, '--only=alpt_int8')
   alpt = rows['stored_while_training_alpt_int8']
