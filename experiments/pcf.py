@@ -23,14 +23,18 @@ from ctr_jax.train import pretrain
 from experiments import crossed
 
 _DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
-_L2 = flags.DEFINE_float('vector_l2', 30.0, 'Pull of node vectors to zero.')
+_L2 = flags.DEFINE_list(
+  'vector_l2',
+  ['3', '10', '30'],
+  'Pull of node vectors to zero; of several the best on held-out pairs.',
+)
 
 INT8 = compress.int_quantize(8)
 
 
 def config(method: str) -> pretrain.Config:
-  """How a method of `pcf_gnn.METHODS` is pre-trained, by the flags."""
-  return pretrain.Config(method, dim=_DIM.value, l2=_L2.value)
+  """How a method of `pcf_gnn.METHODS` is pre-trained, by the flags; its pull is chosen later."""
+  return pretrain.Config(method, dim=_DIM.value)
 
 
 class Scored(NamedTuple):
@@ -48,21 +52,29 @@ class Scored(NamedTuple):
 
 
 def trained(source, chosen, config: pretrain.Config, seed: int = 0):
-  """Period → what was pre-trained on its history (None where there is none yet); None → on all."""
+  """Period → what was pre-trained on its history (None where there is none yet); None → on all.
+
+  The pull on vectors is chosen by the held-out pairs of all of train, and is then that of all.
+  """
   timed = crossed.clocked(source)
   how = crossed.history(timed, sliced=True)
-  place = crossed.folder('pcf', timed.checksum, chosen, how, config, seed)
-  found = {}
   tables = {f.name: f.table for f in timed.schema.features}
-  for known in crosses.known(timed, chosen, how):
-    if not sum(len(x.u) for x in known.pairs):
-      found[known.period] = None
-      continue
+  *parts, served = crosses.known(timed, chosen, how)
+
+  def train(known, l2):
     graph = graph_lib.build(known.pairs, tables, timed.rows, known.rate)
+    one = dataclasses.replace(config, l2=l2)
     name = 'all' if known.period is None else f'period_{known.period}'
-    title = f'{config.method}, {name}'
-    found[known.period] = pretrain.pretrain(graph, config, place / name, seed, title)
-  return found
+    place = crossed.folder('pcf', timed.checksum, chosen, how, one, seed) / name
+    return pretrain.pretrain(graph, one, place, seed, f'{config.method}, {name}')
+
+  found = {float(l2): train(served, float(l2)) for l2 in _L2.value}
+  l2 = min(found, key=lambda x: found[x].best['unseen'])
+  made = {None: found[l2]}
+  for known in parts:
+    some = any(len(x.u) for x in known.pairs)
+    made[known.period] = train(known, l2) if some else None
+  return made
 
 
 def stored(found: pretrain.Pretrained, technique: codec_lib.Technique | None):
@@ -112,7 +124,7 @@ def with_scores(
   made_of = {
     'pairs': [list(pair) for pair in chosen],
     'history': dataclasses.asdict(how),
-    'config': dataclasses.asdict(config),
+    'config': dataclasses.asdict(config) | {'l2': _L2.value},
     'stored': technique and compress.describe(technique),
   }
   out = crossed.folder('scores', timed.checksum, made_of)
