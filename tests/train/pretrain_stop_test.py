@@ -9,7 +9,7 @@ from ctr_jax.data import pairs
 from ctr_jax.graphs import graph, sample
 from ctr_jax.train import journal, loop, pretrain
 
-CONFIG = pretrain.Config('gnn', dim=3, steps=12, every=4, patience=100)
+CONFIG = pretrain.Config('gnn', dim=3, l2=1.0, steps=12, every=4, patience=100)
 SAMPLED = dataclasses.replace(CONFIG, batch_edges=64, fanout=3)
 
 
