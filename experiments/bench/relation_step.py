@@ -172,7 +172,10 @@ def main() -> None:
     f'jax {where["jax"]}, {where["date"]}. `{common.command("bench.relation_step")}`'
   )
   print(f'{table}\n\n{caption}')
-  found = {'environment': where, 'rows': rows, 'table': table, 'caption': caption}
+  found = {
+    'command': common.command('bench.relation_step'), 'environment': where, 'rows': rows,
+    'table': table, 'caption': caption,
+  }  # fmt: skip
   loop.write_json(common.RESULTS / 'bench_relation_step.json', found)
 
 

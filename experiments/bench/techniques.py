@@ -168,7 +168,13 @@ def main() -> None:
   print(f'\n{table}\n\n{caption}')
   loop.write_json(
     pathlib.Path(_OUT.value),
-    {'environment': where, 'lines': found, 'table': table, 'caption': caption},
+    {
+      'command': common.command('bench.techniques'),
+      'environment': where,
+      'lines': found,
+      'table': table,
+      'caption': caption,
+    },
   )
 
 

@@ -21,6 +21,6 @@ def test_steps_and_reads_at_every_size(tmp_path):
     assert all(ms > 0 for ms in (*line['step'], *line['read']))
   full, hashed, alpt = (x['bytes_training'][-1] for x in found['lines'])
   assert full == 3000 * (16 + 1) * 4  # The row and row-wise Adagrad's sum.
-  assert hashed == 300 * (16 + 1) * 4
+  assert hashed == 1500 * (16 + 1) * 4  # Half of the rows.
   assert alpt == 3000 * (16 + 4 + 4)
   assert found['table'] in done.stdout
