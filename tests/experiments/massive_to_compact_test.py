@@ -45,7 +45,7 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
 
 def test_crosses_are_replaced_rung_by_rung(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--core_rows=100')
-  done = run(*flags, '--net=dnn', '--pairs=1', f'--workdir={tmp_path}')
+  done = run(*flags, '--net=dnn', '--pairs=1', '--vector_l2=10', f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   found = {row['name']: row for row in json.loads((tmp_path / 'result.json').read_text())['rows']}
   massive, related, scored = (found[n] for n in ('massive', 'relational network', 'PCF-GNN'))

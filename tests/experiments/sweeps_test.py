@@ -55,7 +55,7 @@ def test_relation_counts_what_crosses_look_up(tmp_path):
 
 
 def test_pcf_gnn_scores_take_the_place_of_statistics(tmp_path):
-  rows = run('pcf_gnn', tmp_path, '--pairs=1', '--only=statistic$|score_dot')
+  rows = run('pcf_gnn', tmp_path, '--pairs=1', '--vector_l2=10', '--only=statistic$|score_dot')
   table, vectors, small = (rows[n] for n in ('statistic', 'score_dot', 'score_dot,_int8'))
   assert table['bytes_lookup'] > 0
   assert table['bytes_lookup'] % 16 == 0

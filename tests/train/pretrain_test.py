@@ -113,7 +113,7 @@ sys.path.insert(0, {tests!r})
 import pretrain_test as t
 t.pretrain.pretrain(t.planted()[0], t.LONG, pathlib.Path({folder!r}), 0)
 """
-LONG = pretrain.Config('gnn', dim=4, steps=90, every=2, patience=100)
+LONG = pretrain.Config('gnn', dim=4, steps=60, every=2, patience=100)
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path):
