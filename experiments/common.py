@@ -59,7 +59,10 @@ _SYNTHETIC = {
   'synthetic_small': synthetic.small,
   'synthetic_large_ids': synthetic.large_ids,
 }
-_NOT_PART_OF_A_RUN = {'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed'}
+# `only` chooses rows and changes none: what is trained for one choice serves the next.
+_NOT_PART_OF_A_RUN = {
+  'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed', 'only'
+}  # fmt: skip
 
 
 def seeds() -> range:
