@@ -72,7 +72,8 @@ def build(
   Args:
     schema: of the sample.
     rows: table → number of rows, as the source gives it.
-    rules: ordered (pattern, technique) pairs, see `compress.bind`.
+    rules: ordered (pattern, technique) pairs, see `compress.bind`. A rule that drops the name of a
+      feature leaves it out, also where its table stays for others that share it.
     net: says how wide a row has to be for embeddings of `dim` (`net.width(dim)`).
     dim: embedding dimension.
     init: of the full tables; N(0, 1e-4²) if not given.
@@ -82,7 +83,11 @@ def build(
   width = net.width(dim)
   tables = {t: leaf_lib.Leaf((n, width), init=init) for t, n in rows.items()}
   codec = codec_lib.bind(tables, rules)
-  kept = tuple(f for f in schema.features if leaf_lib.flatten(codec.plan[f.table]))
+  kept = tuple(
+    f
+    for f in schema.features
+    if leaf_lib.flatten(codec.plan[f.table]) and not codec_lib.drops(f.name, rules)
+  )
   if not kept:
     raise ValueError(
       f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.'
@@ -162,7 +167,9 @@ def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> j
 
   Multi-valued features are averaged over their values; numeric ones scale their table's row.
   """
-  decoded = model.codec.decode(_by_table(model, rows), **context)
+  by_table = _by_table(model, rows)
+  sample = {t: _samples(model, t, x, values) for t, x in by_table.items()}
+  decoded = model.codec.decode(by_table, sample=sample, **context)
   parts = _split(model, decoded, values)
   return jnp.stack([_pool(f, parts[f.name], values) for f in model.features], axis=1)
 
@@ -170,6 +177,22 @@ def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> j
 def _by_table(model, rows):
   used = {feature.table: model.codec.plan[feature.table] for feature in model.features}
   return leaf_lib.unflatten(used, rows)
+
+
+def _samples(model, table, rows, values):
+  """The sample of the batch that each read of a table is of, int32 [reads]."""
+  widths = _widths(model, table, values)
+  plan = leaf_lib.flatten(model.codec.plan[table])
+  read = [x for path, x in leaf_lib.flatten(rows).items() if plan[path].by_row]
+  batch = read[0].shape[0] // sum(widths)
+  order = [jax.lax.broadcasted_iota(jnp.int32, (batch, w), 0).reshape(-1) for w in widths]
+  return jnp.concatenate(order)
+
+
+def _widths(model, table, values):
+  """Reads per sample of each feature that reads a table."""
+  sharing = [f for f in model.features if f.table == table]
+  return [values[f.name].shape[1] if f.kind == 'ids' else 1 for f in sharing]
 
 
 def penalty(model: Model, rows: Mapping[str, jax.Array], *, step: jax.Array) -> Any:
@@ -184,7 +207,7 @@ def _split(model, decoded, values):
   parts = {}
   for table, reads in decoded.items():
     sharing = [f for f in model.features if f.table == table]
-    widths = [values[f.name].shape[1] if f.kind == 'ids' else 1 for f in sharing]
+    widths = _widths(model, table, values)
     batch = reads.shape[0] // sum(widths)
     ends = np.cumsum(widths)[:-1] * batch
     # One split, not a slice for each: the backward pass of a slice is as large as all reads.

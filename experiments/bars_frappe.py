@@ -19,7 +19,7 @@ then numbers stand beside the leaderboard's, not on it.
 
 from absl import flags
 
-from experiments import common, report, trials
+from experiments import common, optimizers, report, trials
 
 # net: (λ in dense mode, options of the net, published test AUC: five-seed mean where there is one)
 _RECIPES = {
@@ -50,9 +50,9 @@ _ROWS_L2 = flags.DEFINE_float('rows_l2', 1.0, 'On the touched rows.')
 def trial() -> trials.Trial:
   l2, options, _ = _RECIPES[_NET.value]
   if _MODE.value == 'dense':
-    optimizer = trials.Optimizer(mode='dense', l2=l2)
+    optimizer = optimizers.Optimizer(mode='dense', l2=l2)
   else:
-    optimizer = trials.Optimizer(rows_learning_rate=_ROWS_LR.value, l2=_ROWS_L2.value)
+    optimizer = optimizers.Optimizer(rows_learning_rate=_ROWS_LR.value, l2=_ROWS_L2.value)
   return trials.Trial(
     f'{_NET.value}_{_MODE.value}',
     net=_NET.value,

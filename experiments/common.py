@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from ctr_jax.data import columns, synthetic
+from ctr_jax.data import columns, noise, synthetic
 from ctr_jax.train import loop
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,8 +28,10 @@ RESULTS = PROJECT / 'experiments' / 'results'
 DATA = flags.DEFINE_string(
   'data',
   'synthetic',
-  'synthetic, synthetic_small or synthetic_large_ids (these need nothing), a known set (frappe_x1, '
-  'ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema .toml for your own logs.',
+  'synthetic, synthetic_small, synthetic_selection or synthetic_large_ids (these need nothing), a '
+  'known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema '
+  '.toml for your own logs. NAME_wide, such as frappe_x1_wide, is NAME with 5 noise copies of '
+  'every feature.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -57,8 +59,11 @@ DEBUG = flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.
 _SYNTHETIC = {
   'synthetic': synthetic.Spec,
   'synthetic_small': synthetic.small,
+  'synthetic_selection': synthetic.selection,
   'synthetic_large_ids': synthetic.large_ids,
 }
+# Names of sets that end so are widened, by so many noise copies of every feature.
+WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed', 'only'
@@ -82,13 +87,22 @@ def schedule(epochs: int, batch_size: int) -> loop.Schedule:
 
 def source() -> columns.Source:
   """The data that `--data` names; known sets and logs of one's own are encoded on first use."""
-  if DATA.value in _SYNTHETIC:
-    return synthetic.Synthetic(_SYNTHETIC[DATA.value]())
+  name = DATA.value.removesuffix(WIDE)
+  found = _named(name)
+  if name == DATA.value:
+    return found
+  folder = PROJECT / 'workdir' / 'made' / f'noise-{data_name()}-{found.checksum[:16]}'
+  return noise.widened(found, folder, _COPIES)
+
+
+def _named(name):
+  if name in _SYNTHETIC:
+    return synthetic.Synthetic(_SYNTHETIC[name]())
   from ctr_jax.data import (
     datasets,  # The ETL engine is loaded only when there is something to read.
   )
 
-  return datasets.open_or_encode(DATA.value, DATA_DIR.value, PROJECT / 'workdir' / 'encoded')
+  return datasets.open_or_encode(name, DATA_DIR.value, PROJECT / 'workdir' / 'encoded')
 
 
 def best_possible(data: columns.Source) -> dict[str, Any]:

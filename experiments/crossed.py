@@ -32,7 +32,7 @@ def clocked(source: columns.Source) -> columns.Source:
   """The source with its clock, where its samples have a time."""
   if 'day' in source.extras:
     return source
-  name = common.data_name()
+  name = common.data_name().removesuffix(common.WIDE)
   found = datasets.clock(name, common.DATA_DIR.value, common.PROJECT / 'workdir' / 'encoded')
   return source if found is None else beside.join(source, found)
 

@@ -1,4 +1,4 @@
-r"""Massive to compact, rung by rung: crosses → relational network → PCF-GNN → multi-hash → int8.
+r"""Massive to compact, rung by rung: crosses → nets in their place → features → hashes → int8.
 
   python -m experiments.massive_to_compact                        # synthetic clicks, nothing needed
   python -m experiments.massive_to_compact --data=frappe_x1 --seeds=3
@@ -8,7 +8,9 @@ r"""Massive to compact, rung by rung: crosses → relational network → PCF-GNN
                        past click rate of each pair, looked up
   relational network   no ids of pairs: fields are related inside the net
   PCF-GNN              no click rates of pairs: scores of pre-trained node vectors
-  multi-hash           core ids hashed, node vectors in int8
+  node vectors in int8
+  selected features    what Droprank's gates let go is gone, and trained anew without
+  multi-hash           core ids hashed
   multi-hash + int8    the same model, its tables rounded after training
   without crosses      full tables alone, to see what crosses are worth
 
@@ -24,11 +26,12 @@ from absl import flags
 
 from ctr_jax import compress
 from ctr_jax.data import columns
-from experiments import common, crossed, pcf, report, settings, trials
+from experiments import common, crossed, pcf, report, selection, settings, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(crossed)
 flags.adopt_module_key_flags(pcf)
+flags.adopt_module_key_flags(selection)
 _NET = flags.DEFINE_string('net', 'dcn', 'dnn, deepfm, dcn or dcnv2; without crosses any net.')
 _WAYS = flags.DEFINE_integer('ways', 2, 'Hashes of each core id.')
 _RATIO = flags.DEFINE_float('ratio', 4.0, 'How many times fewer rows a hashed table stores.')
@@ -55,11 +58,11 @@ def hashed(source: columns.Source) -> tuple[tuple[str, compress.Technique], ...]
 
 
 class Rung(NamedTuple):
-  """A trial, the links that are measured after it, and what makes the data that it reads."""
+  """What makes the data that it reads, what makes its trial, and links measured after it."""
 
-  trial: trials.Trial
-  links: list
   source: Callable[[], columns.Source]
+  trial: Callable[[columns.Source], trials.Trial]
+  links: list = []
 
 
 def ladder(source: columns.Source) -> list[Rung]:
@@ -76,8 +79,8 @@ def ladder(source: columns.Source) -> list[Rung]:
   quantized = [(f'multi-hash + int{_BITS.value}', compress.int_quantize(_BITS.value))]
   if not _CROSSES.value:
     return [
-      Rung(trials.Trial('massive', **shared), [], lambda: source),
-      Rung(trials.Trial('multi-hash', rules, **shared), quantized, lambda: source),
+      Rung(lambda: source, _same('massive', **shared)),
+      Rung(lambda: source, _same('multi-hash', rules=rules, **shared), quantized),
     ]
   pairs = crossed.pairs(source)
   related = shared | {'net': 'relation' if _NET.value == 'dnn' else f'relation_{_NET.value}'}
@@ -88,13 +91,35 @@ def ladder(source: columns.Source) -> list[Rung]:
   def scored(technique=None):
     return pcf.with_scores(source, pairs, pcf.config('gnn'), technique).source
 
+  def small():
+    return scored(pcf.INT8)
+
+  def selected(name, then):
+    """A trial without the features that gates over the rung before let go."""
+
+    def trial(source):
+      before = trials.Trial('node vectors in int8', **related)
+      gates = selection.droprank(before, source, selection.WEIGHT.value)
+      return trials.Trial(
+        name, selection.kept(source, then), after=gates, start=trials.afresh, **related
+      )
+
+    return trial
+
   return [
-    Rung(trials.Trial('massive', **shared), [], lambda: told(pairs)),
-    Rung(trials.Trial('relational network', **related), [], told),
-    Rung(trials.Trial('PCF-GNN', **related), [], scored),
-    Rung(trials.Trial('multi-hash', rules, **related), quantized, lambda: scored(pcf.INT8)),
-    Rung(trials.Trial('without crosses', **shared), [], lambda: source),
+    Rung(lambda: told(pairs), _same('massive', **shared)),
+    Rung(told, _same('relational network', **related)),
+    Rung(scored, _same('PCF-GNN', **related)),
+    Rung(small, _same('node vectors in int8', **related)),
+    Rung(small, selected('selected features', (('.*', compress.identity()),))),
+    Rung(small, selected('multi-hash', rules), quantized),
+    Rung(lambda: source, _same('without crosses', **shared)),
   ]
+
+
+def _same(name, **options):
+  trial = trials.Trial(name, **options)
+  return lambda source: trial
 
 
 def main() -> None:
@@ -102,7 +127,8 @@ def main() -> None:
   with common.workdir('massive_to_compact') as folder:
     rows = []
     for rung in ladder(source):
-      rows += trials.run(rung.trial, rung.source(), folder, common.seeds(), rung.links)
+      data = rung.source()
+      rows += trials.run(rung.trial(data), data, folder, common.seeds(), rung.links)
     found = common.result('massive_to_compact', source, rows, **common.best_possible(source))
     common.save(folder, found, f'massive_to_compact_{common.data_name()}')
     text = f'{report.ladder(found)}\n\n{report.caption(found)}\n'

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from experiments import trials
+from experiments import common, optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Settings:
   dim: int = 16
   epochs: int = 10
   batch_size: int = 4096
-  optimizer: trials.Optimizer = dataclasses.field(default_factory=trials.Optimizer)
+  optimizer: optimizers.Optimizer = dataclasses.field(default_factory=optimizers.Optimizer)
   dropout: float = 0.2
   hidden: tuple[int, ...] = (128, 64)
 
@@ -47,12 +47,13 @@ class Settings:
     return {'dropout': self.dropout, 'hidden': self.hidden}
 
 
-def _rows(learning_rate: float, l2: float) -> trials.Optimizer:
-  return trials.Optimizer(rows_learning_rate=learning_rate, l2=l2)
+def _rows(learning_rate: float, l2: float) -> optimizers.Optimizer:
+  return optimizers.Optimizer(rows_learning_rate=learning_rate, l2=l2)
 
 
 _BY_NAME = {
   'synthetic': Settings(dim=8, epochs=5, batch_size=1024, optimizer=_rows(0.003, 1.0)),
+  'synthetic_selection': Settings(dim=8, epochs=5, batch_size=1024, optimizer=_rows(0.003, 1.0)),
   'synthetic_large_ids': Settings(dim=8, epochs=4, optimizer=_rows(0.003, 1.0)),
   'frappe_x1': Settings(dim=10, epochs=30, optimizer=_rows(0.003, 1.0)),
   'ml1m_partial': Settings(dim=10, epochs=15, optimizer=_rows(0.003, 1.0)),
@@ -61,5 +62,5 @@ _BY_NAME = {
 
 
 def of(data: str) -> Settings:
-  """The settings of a data set; a general choice for one that is not known."""
-  return _BY_NAME.get(data, Settings())
+  """The settings of a data set, widened or not; a general choice for one that is not known."""
+  return _BY_NAME.get(data.removesuffix(common.WIDE), Settings())

@@ -19,55 +19,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ctr_jax import compress, models, predict
 from ctr_jax.compress import report
 from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
-from ctr_jax.tables import gather, leaf, rowwise, stack
+from ctr_jax.models import part as part_lib
+from ctr_jax.tables import gather, leaf, stack
 from ctr_jax.train import journal, loop
 from ctr_jax.train import state as state_lib
-from ctr_jax.train import step as step_lib
-
-ROW_OPTIMIZERS = {
-  'sgd': lambda lr, l2: rowwise.sgd(lr, l2),
-  'adagrad': lambda lr, l2: rowwise.adagrad(lr, l2, per='row'),
-  'adagrad_element': lambda lr, l2: rowwise.adagrad(lr, l2, per='element'),
-  'lazy_adam': lambda lr, l2: rowwise.lazy_adam(lr, l2),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-  """How net and tables learn.
-
-  Attributes:
-    mode: 'rows' (only touched rows move) or 'dense' (Adam over whole tables, as published recipes).
-    learning_rate: of Adam, for the net, and in dense mode for the tables.
-    rows: in mode 'rows' the row optimizer, a name in ROW_OPTIMIZERS.
-    rows_learning_rate: of the row optimizer.
-    l2: λ; in dense mode of (λ/2)·‖E‖² over whole tables, in mode 'rows' on the touched rows.
-    clip: norm at which gradients that Adam sees are clipped.
-  """
-
-  mode: str = 'rows'
-  learning_rate: float = 1e-3
-  rows: str = 'adagrad'
-  rows_learning_rate: float = 0.05
-  l2: float = 1e-3
-  clip: float = 10.0
-
-  def recipe(self, model: predict.Model | None = None) -> state_lib.Recipe:
-    """What `train` takes; with a model, L2 knows which of its leaves are vectors."""
-    adam = (optax.clip_by_global_norm(self.clip), optax.adam(self.learning_rate))
-    if self.mode == 'dense':
-      return state_lib.Recipe(optax.chain(step_lib.l2_on_tables(self.l2, model), *adam))
-    if self.mode != 'rows':
-      raise ValueError(f"An optimizer's mode is 'rows' or 'dense', got {self.mode!r}.")
-    return state_lib.Recipe(
-      optax.chain(*adam), ROW_OPTIMIZERS[self.rows](self.rows_learning_rate, self.l2)
-    )
+from experiments import optimizers
 
 
 class Outcome(NamedTuple):
@@ -86,8 +47,10 @@ class Outcome(NamedTuple):
   net: dict[str, Any]
 
   def vectors(self, table: str) -> jax.Array:
-    """The vectors of all ids of a table, [rows, cols]."""
+    """The vectors of all ids of a table, [rows, cols]; a table that its rule drops has none."""
     codec = self.model.codec
+    if not leaf.flatten(codec.plan[table]):
+      raise ValueError(f'Table {table!r} has no vectors: the rules of this model drop it.')
     ids = jnp.arange(self.model.rows[table], dtype=jnp.int32)
 
     def read(stored):
@@ -102,16 +65,52 @@ def carried(before: Outcome, model: predict.Model, rules: compress.Rules) -> Out
   """What a stage starts from: the vectors of the one before in this model's form, and its net.
 
   Tables whose technique stays are taken as they are.
+
+  Raises:
+    ValueError: the two models read different features.
   """
+  old, new = before.model.columns, model.columns
+  if old != new:
+    parts = {'gone': set(old) - set(new), 'new': set(new) - set(old)}
+    words = '; '.join(f'{what}: {", ".join(sorted(x))}' for what, x in parts.items() if x)
+    raise ValueError(
+      f'This stage has other features than the one before ({words}), and a net reads those that it '
+      'was trained with. `start=trials.part` takes the part of it that fewer features need; for '
+      'new ones train a net anew.'
+    )
+  return Outcome(model, rules, _stored(before, model, rules), before.net)
+
+
+def part(before: Outcome, model: predict.Model, rules: compress.Rules) -> Outcome:
+  """What a stage with fewer features starts from: `carried`, with the part of the net for them.
+
+  Its logits are those of the model before with the vectors of the other features zero.
+
+  Raises:
+    ValueError: there are new features, or the net has no such part: see `models.part`.
+  """
+  old, new = before.model.columns, model.columns
+  net = part_lib.part(model.net, before.net, old, new, model.width)
+  return Outcome(model, rules, _stored(before, model, rules), net)
+
+
+def afresh(before: Outcome, model: predict.Model, rules: compress.Rules) -> None:
+  """A stage that takes nothing but its rules from the one before."""
+  del before, model, rules
+
+
+def _stored(before, model, rules):
+  """The tables of the one before in this model's form; a table that is dropped is gone: {}."""
 
   def stays(table):
     one, other = (compress.match(table, x) for x in (before.rules, rules))
     return compress.describe(one) == compress.describe(other)
 
-  kept = {t for t in model.codec.plan if stays(t)}
-  made = {t: before.vectors(t) for t in model.codec.plan if t not in kept}
-  stored = compress.encode(model.codec, made) | {t: before.stored[t] for t in kept}
-  return Outcome(model, rules, stored, before.net)
+  left = {t for t, plan in model.codec.plan.items() if leaf.flatten(plan)}
+  kept = {t for t in left if stays(t)}
+  made = {t: before.vectors(t) for t in sorted(left - kept)}
+  taken = {t: before.stored[t] for t in kept}
+  return {t: {} for t in model.codec.plan} | compress.encode(model.codec, made) | taken
 
 
 class Instead(NamedTuple):
@@ -139,8 +138,10 @@ class Trial:
     optimizer: how it learns.
     schedule: how long it learns.
     stacked: store tables of equal width as one array.
+    split: what is learned from: 'train', or for a stage that learns little, held-out samples.
     after: the trial that this one starts from; None to start afresh.
-    start: (outcome before, this model, its rules) → outcome to start from.
+    start: (outcome before, this model, its rules) → outcome to start from: `carried`, `part`, or
+      None, as of `afresh`, to start anew.
   """
 
   name: str
@@ -151,11 +152,12 @@ class Trial:
   net_options: dict[str, Any] = dataclasses.field(default_factory=dict)
   dim: int = 10
   init: float = 1e-4
-  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+  optimizer: optimizers.Optimizer = dataclasses.field(default_factory=optimizers.Optimizer)
   schedule: loop.Schedule = dataclasses.field(default_factory=loop.Schedule)
   stacked: bool = False
+  split: str = 'train'
   after: Trial | None = None
-  start: Callable[[Outcome, predict.Model, compress.Rules], Outcome] = carried
+  start: Callable[[Outcome, predict.Model, compress.Rules], Outcome | None] = carried
 
   def model(self, source: columns.Source, rules: Any = None) -> predict.Model:
     if self.net not in models.NETS:
@@ -179,9 +181,11 @@ class Trial:
       'net': {'name': self.net, **self.net_options},
       'dim': self.dim,
       'init': self.init,
-      'optimizer': dataclasses.asdict(self.optimizer),
+      'optimizer': {k: v for k, v in dataclasses.asdict(self.optimizer).items() if v is not None},
       'schedule': dataclasses.asdict(self.schedule),
     }
+    if self.split != 'train':
+      described['split'] = self.split
     if self.after:
       described |= {'after': self.after.name, 'start': self.start.__name__}
     return json.loads(json.dumps(described))
@@ -248,6 +252,8 @@ def fit(
 
   def start(state):
     given = trial.start(before, model, trial.rules)
+    if given is None:
+      return state
     tables = stack.pack(model.layout, leaf.flatten(given.stored))
     params = state_lib.dense_params(model, recipe, tables, given.net)
     return state._replace(tables=tables, net=given.net, opt=recipe.tx.init(params))
@@ -255,7 +261,7 @@ def fit(
   described = trial.describe(source) | {'seed': seed}
   run = loop.Run(
     model, recipe, trial.schedule, source, folder, described, seed, validate,
-    name=f'{trial.name} seed {seed}', start=start if before else None,
+    name=f'{trial.name} seed {seed}', start=start if before else None, split=trial.split,
   )  # fmt: skip
   return model, run.fit()
 

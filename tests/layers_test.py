@@ -16,7 +16,7 @@ LAYERS = {
   'predict': {'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
   'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
-  'evaluate': {'predict', 'data'},
+  'evaluate': {'predict', 'data', 'tables'},
 }
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
 # engine; a bare accelerator image has neither it nor plotting.

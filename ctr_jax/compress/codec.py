@@ -41,7 +41,9 @@ class Codec(NamedTuple):
       ids.shape + (k,). An address of leaf.rows reads nothing and writes nothing: what is gathered
       there is some row, which `decode` has to mask.
     decode: gathered leaves → vectors, ids.shape + (cols,). Takes the keywords `train`, `rng` and
-      `step`, for techniques that are random or annealed while training. A dropped table: None.
+      `step`, for techniques that are random or annealed while training, and `sample` (int32,
+      ids.shape: which sample of the batch each read is of), for those that draw once for a
+      sample. A dropped table: None.
     penalty: gathered leaves → float32 scalar that training adds to the loss, with the keyword
       `step`; None for none.
   """
@@ -237,6 +239,12 @@ def match(name: str, rules: Rules) -> Technique:
   )
 
 
+def drops(name: str, rules: Rules) -> bool:
+  """Whether the first rule that matches `name` is `drop()`."""
+  first = next((chosen for pattern, chosen in rules if re.fullmatch(pattern, name)), None)
+  return first is not None and first.name == 'drop'
+
+
 def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:
   """A codec over `{table: ...}`: for each table the first rule that matches its name.
 
@@ -257,10 +265,11 @@ def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:
     except ValueError as error:
       raise ValueError(f'Table {name!r}: {error}') from None
 
-  def decode(rows, *, rng=None, **context):
+  def decode(rows, *, rng=None, sample=None, **context):
     def one(name, x):
       key = None if rng is None else leaf_lib.path_key(rng, name)
-      return codecs[name].decode(x, rng=key, **context)
+      read = None if sample is None else sample[name]
+      return codecs[name].decode(x, rng=key, sample=read, **context)
 
     return {name: one(name, x) for name, x in rows.items()}
 

@@ -11,8 +11,9 @@ drawn with probability sigmoid(logit), where
   cross  one effect per pair of values, which says nothing of any other pair: to be memorised
 
 Every effect is a hash of its values, so a field of 10^9 values costs what one of 10 costs. Fields
-without effects are noise, or, as functions of other fields, redundant: `Spec.roles` tells. Since
-the probability is known, so is the best AUC that any model can reach: `best`.
+without effects are noise, unless they are functions of others (redundant) or others are functions
+of them (sources): `Spec.roles` tells. Since the probability is known, so is the best AUC that any
+model can reach: `best`.
 """
 
 import dataclasses
@@ -133,19 +134,23 @@ class Spec:
 
   @property
   def roles(self) -> dict[str, tuple[str, ...]]:
-    """Field -> which of 'main', 'drift', 'pair' and 'cross' it has; without any, 'redundant' (a
-    function of a field that has) or 'noise'."""
-    fields = {field.name: field for field in self.fields}
+    """Field -> which of 'main', 'drift', 'pair' and 'cross' it has; without any, 'source' (a field
+    that has some is a function of it), 'redundant' (a function of a field that is not noise) or
+    'noise'. All but noise tells of the click."""
+    found = {field.name: self._effects(field) for field in self.fields}
+    for field in reversed(self.fields):  # A function is listed after what it is a function of.
+      if field.of and found[field.name]:
+        found[field.of] = found[field.of] or ('source',)
+    for field in self.fields:
+      redundant = field.of and found[field.of] != ('noise',)
+      found[field.name] = found[field.name] or ('redundant' if redundant else 'noise',)
+    return found
 
-    def role(name):
-      field = fields[name]
-      found = [what for what in ('main', 'drift') if getattr(field, what)]
-      found += ['pair'] if any(name in pair[:2] for pair in self.pairs) else []
-      found += ['cross'] if any(name in cross[:2] for cross in self.crosses) else []
-      redundant = field.of and role(field.of) != ('noise',)
-      return tuple(found) or (('redundant',) if redundant else ('noise',))
-
-    return {name: role(name) for name in fields}
+  def _effects(self, field):
+    found = [what for what in ('main', 'drift') if getattr(field, what)]
+    found += ['pair'] if any(field.name in pair[:2] for pair in self.pairs) else []
+    found += ['cross'] if any(field.name in cross[:2] for cross in self.crosses) else []
+    return tuple(found)
 
 
 def small(seed: int = 0, samples: tuple[int, int, int] = (4_000, 1_000, 1_000)) -> Spec:
@@ -170,6 +175,39 @@ def large_ids(seed: int = 0, values: int = 20_000_000) -> Spec:
     for field in _FIELDS
   )
   return Spec('synthetic_large_ids', seed, (2_000_000, 100_000, 100_000), fields=fields)
+
+
+def selection(seed: int = 0, samples: tuple[int, int, int] = (200_000, 40_000, 40_000)) -> Spec:
+  """Clicks that judge a selection of features: what each field is good for is known.
+
+  Useful fields of several strengths and sizes; redundant ones; noise, up to tables as large as
+  train, which embeddings learn by heart; and twins: `twin_cheap`, of 500 rows, is all that matters
+  of `twin_dear`, of 50,000, so that each tells of the click what the other does.
+  """
+  fields = (
+    Field('user', values=5_000, main=0.5),
+    Field('city', values=20, of='user'),
+    Field('item', values=20_000, exponent=1.1, main=0.6),
+    Field('brand', values=100, of='item'),
+    Field('query', values=1_000, main=0.35),
+    Field('page', values=200, exponent=0.8, main=0.35),
+    Field('campaign', values=20, exponent=0.5),
+    Field('hour', values=24, exponent=0.2, missing=0.0, main=0.3),
+    Field('slot', values=10, exponent=0.5, missing=0.0, main=0.4),
+    Field('tags', 'ids', values=1_000, missing=0.02, width=4, main=0.4),
+    Field('price', 'numeric', missing=0.05, main=-0.2),
+    # Few samples have values so rare that only the group can be learned.
+    Field('twin_dear', values=50_000, exponent=1.4),
+    Field('twin_cheap', values=500, exponent=1.1, of='twin_dear', main=0.5),
+    Field('noise_10', values=10, exponent=0.5),
+    Field('noise_1k', values=1_000),
+    Field('noise_50k', values=50_000),
+    Field('noise_200k', values=200_000, exponent=0.8),
+    Field('noise_tags', 'ids', values=1_000, missing=0.02, width=4),
+    Field('noise_number', 'numeric', missing=0.05),
+  )
+  pairs = (('slot', 'campaign', 0.5), ('page', 'hour', 0.3))
+  return Spec('synthetic_selection', seed, samples, fields=fields, pairs=pairs, crosses=())
 
 
 class Synthetic:

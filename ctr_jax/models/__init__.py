@@ -2,6 +2,7 @@
 
 They know nothing of tables. `net.width(dim)` is the width that a table's rows must have; running
 statistics live in the collection 'batch_stats' and dropout draws from the stream 'dropout'.
+`net.labels(fields, width)` says which of its parameters are of which fields: see `labels`, `part`.
 """
 
 from functools import partial

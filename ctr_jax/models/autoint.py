@@ -91,6 +91,12 @@ class AutoInt(nn.Module):
   def width(self, dim: int) -> int:
     return dim
 
+  def labels(self, fields: Sequence[str], width: int):
+    raise ValueError(
+      f'No part can be taken of {type(self).__name__}: its softmax over fields gives weight to '
+      'vectors of zeros too. Train a net anew, or use one without attention.'
+    )
+
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
     x, options = vectors, (self.heads, self.dropout, self.scaled, self.layer_norm)

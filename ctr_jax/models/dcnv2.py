@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 
 class CrossV2(nn.Module):
@@ -32,6 +32,14 @@ class DCNv2(nn.Module):
 
   def width(self, dim: int) -> int:
     return dim
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    """Where x_0 is zero every x_l is: it is enough to leave rows and columns out."""
+    own, deep = labels.mlp(self.hidden, labels.joined(self.interaction, fields, width))
+    x = labels.columns(fields, width)
+    for i in range(self.cross_layers):
+      own |= {f'cross/layer_{i}/kernel': (x, x), f'cross/layer_{i}/bias': (x,)}
+    return own | {'output/kernel': (labels.within('cross', x) + deep, None)}
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

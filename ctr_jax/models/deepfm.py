@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctr_jax.models import fm, layers
+from ctr_jax.models import fm, labels, layers
 
 
 class DeepFM(nn.Module):
@@ -19,6 +19,9 @@ class DeepFM(nn.Module):
 
   def width(self, dim: int) -> int:
     return dim + 1
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    return labels.deep(self.hidden, labels.joined(self.interaction, fields, width - 1))
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 
 class DNN(nn.Module):
@@ -26,6 +26,9 @@ class DNN(nn.Module):
 
   def width(self, dim: int) -> int:
     return dim
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    return labels.deep(self.hidden, labels.joined(self.interaction, fields, width))
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

@@ -1,13 +1,14 @@
 """FiBiNET (Huang et al. 2019): weighted fields (SENet) and bilinear products of pairs."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 
 class Squeeze(nn.Module):
@@ -29,6 +30,11 @@ class Squeeze(nn.Module):
     return vectors * jnp.maximum(expand(jnp.maximum(squeezed, 0.0)), 0.0)[..., None]
 
 
+def _pairs_or_refuse(fields):
+  if fields < 2:
+    raise ValueError('Bilinear products are of pairs: FiBiNET needs two fields or more.')
+
+
 class Bilinear(nn.Module):
   """(v_i W) ⊙ v_j for i < j: [batch, pairs, dim].
 
@@ -41,8 +47,7 @@ class Bilinear(nn.Module):
   @nn.compact
   def __call__(self, vectors: jax.Array) -> jax.Array:
     fields, dim = vectors.shape[1:]
-    if fields < 2:
-      raise ValueError('Bilinear products are of pairs: FiBiNET needs two fields or more.')
+    _pairs_or_refuse(fields)
     i, j = np.triu_indices(fields, 1)
     numbers = {'all': 1, 'each': fields - 1, 'interaction': len(i)}
     if self.kind not in numbers:
@@ -80,6 +85,20 @@ class FiBiNET(nn.Module):
 
   def width(self, dim: int) -> int:
     return dim + 1
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    """A product keeps the order of its pair. `part` refuses where the bottleneck changes size."""
+    pairs, each = list(combinations(fields, 2)), labels.columns(fields, 1)
+    _pairs_or_refuse(len(fields))
+    matrices = {'interaction': [labels.Label(p, 0) for p in pairs], 'each': each[:-1], 'all': None}
+    products = [labels.Label(pair, i) for pair in pairs for i in range(width - 1)]
+    squeezed = labels.units(max(1, len(fields) // self.reduction))
+    inputs = labels.within('plain', products) + labels.within('weighted', products)
+    return labels.deep(self.hidden, inputs) | {
+      'bilinear/kernel': (matrices[self.bilinear], None, None),
+      'squeeze/reduce/kernel': (each, squeezed),
+      'squeeze/expand/kernel': (squeezed, each),
+    }
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

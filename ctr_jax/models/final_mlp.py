@@ -86,6 +86,12 @@ class FinalMLP(nn.Module):
   def width(self, dim: int) -> int:
     return dim if self.shared else 2 * dim
 
+  def labels(self, fields: Sequence[str], width: int):
+    raise ValueError(
+      'No part can be taken of FinalMLP: its gates know their fields by index, which others '
+      'change. Train a net anew, or use a DNN.'
+    )
+
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
     contexts, streams = vectors, []

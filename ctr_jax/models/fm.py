@@ -1,8 +1,12 @@
 """Factorization machine (Rendle 2010)."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from ctr_jax.models import labels
 
 
 def pairs(vectors: jax.Array) -> jax.Array:
@@ -16,6 +20,9 @@ class FM(nn.Module):
 
   def width(self, dim: int) -> int:
     return dim + 1
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    return {}
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

@@ -1,11 +1,13 @@
 """Field-weighted factorization machine (Pan et al. 2018)."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 
 class FwFM(nn.Module):
@@ -24,6 +26,12 @@ class FwFM(nn.Module):
     if self.linear not in widths:
       raise ValueError(f'linear is one of {", ".join(widths)}, got {self.linear!r}.')
     return widths[self.linear]
+
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    own = {'pairs': (labels.pairs(fields),)}
+    if self.linear == 'field':
+      own['linear'] = (labels.columns(fields, width), None)
+    return own
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

@@ -3,15 +3,21 @@
 DLRM (Naumov et al. 2019) joins the same products to an MLP.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ctr_jax.models import dnn, relation
+from ctr_jax.models import dnn, labels, relation
 
 
 class InnerProduct(nn.Module):
   """⟨v_i, v_j⟩ for i < j: a relation of one head that is the identity. Nothing to learn."""
+
+  def columns(self, fields: Sequence[str], width: int) -> list[labels.Label]:
+    del width
+    return labels.pairs(fields)
 
   @nn.compact
   def __call__(self, vectors: jax.Array) -> jax.Array:

@@ -5,12 +5,14 @@ one interaction matrix that all pairs share, symmetric, inside the deep part. In
 crossed ids a pair costs one number for each head.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 # Matrices of the heads are drawn one by one: without it their number would count as a fan.
 _matrices = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal', batch_axis=0)
@@ -121,6 +123,16 @@ class Relation(nn.Module):
 
   heads: int = 4
   mode: str = 'pairwise'
+
+  def columns(self, fields: Sequence[str], width: int) -> list[labels.Label]:
+    """Labels of the columns that it adds, see `labels`."""
+    del width
+    if self.mode != 'pairwise':
+      raise ValueError(
+        f'No part can be taken of a net with a relation in mode {self.mode!r}: its softmax gives '
+        "weight to vectors of zeros too. Use the mode 'pairwise', or train a net anew."
+      )
+    return labels.pairs(fields, self.heads)
 
   @nn.compact
   def __call__(self, vectors: jax.Array) -> jax.Array:

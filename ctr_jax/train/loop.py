@@ -93,7 +93,7 @@ class Run:
 
   `description` says in plain JSON what a checkpoint has to agree with; `validate` measures a state
   on held-out data and has at least the schedule's `monitor`; `start` maps the fresh state to that
-  which training starts from, for runs that follow another.
+  which training starts from, for runs that follow another; `split` is what is learned from.
   """
 
   def __init__(
@@ -108,11 +108,12 @@ class Run:
     validate: Callable[[state_lib.State], dict[str, float]],
     name: str = 'train',
     start: Callable[[state_lib.State], state_lib.State] | None = None,
+    split: str = 'train',
   ):
     self._model, self._recipe, self._schedule = model, recipe, schedule
     self._folder, self._seed, self._name = folder, seed, name
     self._batches = batches.Batches(
-      source, 'train', (*model.columns, 'label'), schedule.batch_size, seed=seed
+      source, split, (*model.columns, 'label'), schedule.batch_size, seed=seed
     )
     self._checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', model, description)
     self._journal = journal.Journal(folder)

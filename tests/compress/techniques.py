@@ -54,6 +54,12 @@ TECHNIQUES = {
   'prune_row': compress.prune('row', start=-3.0),
   'masked': compress.masked(),
   'sparse_rows': compress.sparse_rows(240),
+  'droprank': compress.droprank(),
+  'droprank_column': compress.droprank(per='column', anneal=10),
+  'fscd': compress.fscd(1e-3),
+  'autofield': compress.autofield(),
+  'lpfs': compress.lpfs(),
+  'optfs': compress.optfs(),
 }
 
 _CODES = ('int_quantize', 'alpt', 'product_quantize', 'sparse_rows')
@@ -95,4 +101,9 @@ LOSSLESS = {
   'sparse_rows': (compress.sparse_rows(240), 0),
   'mixed_dims': (compress.mixed_dims((0, 9), (6, 6)), 0),
   'adaptive_dims': (compress.adaptive_dims(smallest=6), 0),
+  'droprank': (compress.droprank(), 1e-7),
+  'fscd': (compress.fscd(1e-3), 0),
+  'autofield': (compress.autofield(), 0),
+  'lpfs': (compress.lpfs(), 1e-7),
+  'optfs': (compress.optfs(), 1e-7),
 }

@@ -13,6 +13,7 @@ from ctr_jax.evaluate import metrics
 
 DEFAULT = synthetic.Synthetic()
 SMALL = synthetic.Synthetic(synthetic.small())
+SELECTION = synthetic.Synthetic(synthetic.selection(samples=(60_000, 10, 10)))
 EVERYTHING = (*DEFAULT.schema.names, 'label', *DEFAULT.extras)
 
 
@@ -205,6 +206,66 @@ def test_roles():
   fields = (synthetic.Field('user'), synthetic.Field('city', of='user'))
   spec = synthetic.Spec(fields=fields, pairs=(), crosses=())
   assert spec.roles == {'user': ('noise',), 'city': ('noise',)}
+
+
+def test_roles_of_what_others_are_functions_of():
+  f = synthetic.Field
+  fields = (f('a'), f('b', of='a'), f('c', of='b', main=0.1), f('d', of='c'), f('e', of='a'))
+  found = synthetic.Spec(fields=fields, pairs=(), crosses=()).roles
+  assert found['a'] == found['b'] == ('source',)
+  assert found['c'] == ('main',)
+  assert found['d'] == found['e'] == ('redundant',)  # e tells of a, and so of c.
+
+
+@pytest.fixture(scope='module')
+def selection():
+  """(all columns, terms of the logit)."""
+  n = SELECTION.num_samples('train')
+  return SELECTION.read('train', everything(SELECTION), 0, n), SELECTION.terms('train', 0, n)
+
+
+def expected_auc(p, scores):
+  """AUC of scores where the probability of a click is known: no chance of labels in it."""
+  p = p[np.argsort(scores)]
+  return np.sum(p * (np.cumsum(1 - p) - (1 - p) / 2)) / (p.sum() * (1 - p).sum())
+
+
+def test_every_useful_field_of_the_selection_is_worth_selecting(selection):
+  columns, terms = selection
+  p, logit = columns['probability'], sum(terms.values())
+  best = expected_auc(p, logit)
+  assert 0.75 < best < 0.85
+  worth = {term: best - expected_auc(p, logit - effect) for term, effect in terms.items()}
+  assert min(worth.values()) > 0.002
+  assert max(worth.values()) > 5 * min(worth.values())
+  # A redundant field does not stand in for its parent: what it tells is the mean of its group.
+  for child, parent in (('brand', 'item'), ('city', 'user')):
+    group, effect = columns[child], terms['main', parent]
+    known = (np.bincount(group, effect) / np.maximum(np.bincount(group), 1))[group]
+    assert best - expected_auc(p, logit - effect + known) > 0.002
+
+
+def test_roles_of_the_selection(selection):
+  _, terms = selection
+  roles = SELECTION.spec.roles
+  assert roles['brand'] == roles['city'] == ('redundant',)
+  assert roles['twin_dear'] == ('source',)
+  assert roles['twin_cheap'] == ('main',)
+  assert roles['campaign'] == ('pair',)
+  noise = {name for name, role in roles.items() if role == ('noise',)}
+  assert noise == {name for name in roles if name.startswith('noise')}
+  useful = {name for term in terms for name in term[1:]}
+  assert useful == roles.keys() - noise - {'brand', 'city', 'twin_dear'}
+
+
+def test_twins_tell_the_same(selection):
+  columns, terms = selection
+  dear, cheap, effect = columns['twin_dear'], columns['twin_cheap'], terms['main', 'twin_cheap']
+  for twin in (dear, cheap):
+    pairs = np.unique(np.stack([twin, effect]), axis=1)
+    assert pairs.shape[1] == len(np.unique(twin))
+  assert SELECTION.rows['twin_dear'] > 90 * SELECTION.rows['twin_cheap']
+  assert len(np.unique(dear)) > 5 * len(np.unique(cheap))
 
 
 def test_effects_drift_slowly():

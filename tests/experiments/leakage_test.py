@@ -7,7 +7,7 @@ import numpy as np
 
 from ctr_jax.data import additions, beside, crosses, history, synthetic
 from ctr_jax.train import loop
-from experiments import trials
+from experiments import optimizers, trials
 
 SEEDS = range(5)
 SPEC = synthetic.Spec(
@@ -24,7 +24,7 @@ SPEC = synthetic.Spec(
 )
 TRIAL = trials.Trial(
   'without', net='dnn', net_options={'hidden': (16,), 'dropout': 0.0}, dim=4, init=0.05,
-  optimizer=trials.Optimizer(rows_learning_rate=0.05, l2=1e-3),
+  optimizer=optimizers.Optimizer(rows_learning_rate=0.05, l2=1e-3),
   schedule=loop.Schedule(epochs=6, batch_size=500),
 )  # fmt: skip
 

@@ -45,13 +45,17 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
 
 def test_crosses_are_replaced_rung_by_rung(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--core_rows=100')
-  done = run(*flags, '--net=dnn', '--pairs=1', '--vector_l2=10', f'--workdir={tmp_path}')
+  flags += ('--net=dnn', '--pairs=1', '--vector_l2=10', '--gate_steps=4', '--price=1')
+  done = run(*flags, f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   found = {row['name']: row for row in json.loads((tmp_path / 'result.json').read_text())['rows']}
   massive, related, scored = (found[n] for n in ('massive', 'relational network', 'PCF-GNN'))
   assert massive['bytes'] > related['bytes'] == scored['bytes'] + 2 * 4 * 16
   assert massive['bytes_lookup'] > related['bytes_lookup'] > 0
-  assert found['multi-hash']['bytes_lookup'] < scored['bytes_lookup']
+  small, selected = found['node vectors in int8'], found['selected features']
+  assert small['bytes_lookup'] < scored['bytes_lookup']
+  assert selected['bytes'] <= small['bytes']
+  assert found['multi-hash']['bytes'] < selected['bytes']
   assert 'bytes_lookup' not in found['without crosses']
 
 

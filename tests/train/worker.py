@@ -15,7 +15,7 @@ import numpy as np
 from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.train import journal, loop
-from experiments import trials
+from experiments import optimizers, trials
 
 
 def tiny() -> synthetic.Synthetic:
@@ -31,7 +31,7 @@ def trial(mode: str, **schedule) -> trials.Trial:
     net='dnn',
     net_options={'hidden': (16,), 'dropout': 0.2},
     dim=4,
-    optimizer=trials.Optimizer(mode=mode),
+    optimizer=optimizers.Optimizer(mode=mode),
     schedule=loop.Schedule(**chosen),
   )
 

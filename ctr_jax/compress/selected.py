@@ -1,0 +1,79 @@
+"""From a ranking of features to rules: what is not worth keeping is dropped."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from ctr_jax.compress.codec import Rules, drop, identity
+
+
+def selected(
+  importance: Mapping[str, float],
+  *,
+  keep: int | None = None,
+  budget: float | None = None,
+  max_loss: float | None = None,
+  costs: Mapping[str, float] | None = None,
+  tables: Mapping[str, str] | None = None,
+  rules: Rules | None = None,
+) -> Rules:
+  """Rules that drop features, by exactly one of `keep`, `budget` and `max_loss`.
+
+  A model of these rules neither reads, stores nor looks at what they drop: its net has fewer
+  inputs, its artifact no table, and its columns stay on disk.
+
+  Args:
+    importance: feature → importance; larger is more important. Equals are ordered by name.
+    keep: so many of the most important stay.
+    budget: the most important first, each that still fits into so much of `costs`.
+    max_loss: the least important go, as long as the importances of those that go add up to no more.
+      Importances then have to be losses, such as those of `importance.permutation`.
+    costs: feature → bytes, or microseconds, or what the budget counts.
+    tables: feature → the table that it reads, where that is not its own name. A feature that gave
+      its name to a table which others read stays as long as they do.
+    rules: for the features that stay; none: as they are.
+
+  Raises:
+    ValueError: importances that are no numbers, nothing that stays, or not one limit.
+  """
+  if sum(x is not None for x in (keep, budget, max_loss)) != 1:
+    raise ValueError('selected takes exactly one of keep, budget and max_loss.')
+  wrong = sorted(name for name, x in importance.items() if not math.isfinite(x))
+  if wrong:
+    raise ValueError(f'The importance of {", ".join(wrong)} is not a finite number.')
+  ranked = sorted(importance, key=lambda name: (-importance[name], name))
+  if keep is not None:
+    kept = ranked[:keep]
+  elif budget is not None:
+    kept = _within(ranked, costs, budget)
+  else:
+    kept = _losing(ranked, importance, max_loss)
+  if not kept:
+    raise ValueError('No feature is left to learn from: allow for more.')
+  tables = {name: name for name in importance} | dict(tables or {})
+  staying = set(kept) | ({tables[name] for name in kept} & importance.keys())
+  used = {tables[name] for name in staying}
+  gone = [name for name in ranked if name not in staying]
+  gone += sorted({tables[name] for name in gone} - used - set(gone))
+  return (*((re.escape(name), drop()) for name in gone), *(rules or (('.*', identity()),)))
+
+
+def _within(ranked, costs, budget):
+  missing = [name for name in ranked if name not in (costs or {})]
+  if missing:
+    raise ValueError(f'A budget needs the costs of all features; {missing[0]!r} has none.')
+  kept, spent = [], 0.0
+  for name in ranked:
+    if spent + costs[name] <= budget:
+      kept.append(name)
+      spent += costs[name]
+  return kept
+
+
+def _losing(ranked, importance, most):
+  lost, kept = 0.0, list(ranked)
+  while kept and lost + importance[kept[-1]] <= most:
+    lost += importance[kept.pop()]
+  return kept

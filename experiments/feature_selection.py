@@ -1,0 +1,241 @@
+r"""Which features are worth keeping: every method's ranking, and what is lost by following it.
+
+  python -m experiments.feature_selection --data=frappe_x1 --seeds=5 --save_result
+  python -m experiments.feature_selection --data=synthetic_selection --only='droprank|fscd'
+  python -m experiments.feature_selection --data=frappe_x1_wide --counts=5,10,20,30,60
+
+For each method and seed the features are ranked; then a model is trained anew with the first k, for
+every k of --counts (sets that several methods agree on are trained once), or with --warm_start
+trained on from the full model's part. AUKC is the area under test AUC over k. A model of fewer
+features reads fewer columns, stores fewer tables and has a smaller net: bytes of a sample, bytes of
+tables and microseconds of looking up a sample stand beside its AUC. Measured results are in
+experiments/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from typing import Any
+
+from absl import flags
+
+from ctr_jax.evaluate import importance
+from experiments import common, report, selection, sweeps, trials
+
+flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(selection)
+flags.adopt_module_key_flags(sweeps)
+_COUNTS = flags.DEFINE_list(
+  'counts', None, 'Numbers of features to keep; none to rank only. Default: all, or 8 of them.'
+)
+_RANK_ONLY = flags.DEFINE_bool('rank_only', False, 'Rank; train nothing with fewer features.')
+_WARM = flags.DEFINE_bool('warm_start', False, "Go on from the full model's part, not anew.")
+
+
+def counts(features: int) -> list[int]:
+  """How many features are kept, in turn; all of them last."""
+  if _RANK_ONLY.value:
+    return []
+  if _COUNTS.value:
+    chosen = sorted({int(k) for k in _COUNTS.value} | {features})
+    if chosen[0] < 1 or chosen[-1] > features:
+      raise ValueError(f'--counts={",".join(_COUNTS.value)}: there are {features} features.')
+    return chosen
+  several = {max(1, round(features * i / 8)) for i in range(1, 9)}
+  return sorted(range(1, features + 1) if features <= 12 else several)
+
+
+def sample_bytes(source, names) -> int:
+  """Bytes of the encoded columns that a model of these features reads for one sample."""
+  return sum(column.nbytes for column in source.read('train', names, 0, 1).values())
+
+
+def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> dict[str, Any]:
+  """One method's row: its rankings, and the model of the first k features for every k."""
+  found = [selection.ranked(method, setting, seed) for seed in seeds]
+  row = {
+    'name': method,
+    'group': method,
+    'seeds': list(seeds),
+    'importance': [x.importance for x in found],
+    'seconds': [x.seconds for x in found],
+    'curve': [],
+  }
+  for k in ks:
+    row['curve'].append({'k': k} | _point(setting, found, seeds, k))
+  if len(ks) > 1:
+    row['aukc'] = [
+      importance.aukc(ks, [point['auc'][i] for point in row['curve']]) for i in range(len(found))
+    ]
+  return row
+
+
+def _point(setting, found, seeds, k):
+  point: dict[str, list] = {}
+  costs = setting.costs()
+  for seed, ranking in zip(seeds, found, strict=True):
+    order = importance.rank(ranking.importance)
+    trial = selection.keeping(setting, order[:k], _WARM.value and k < len(order))
+    kept = trial.model(setting.source).columns  # With those that gave their name to a table.
+    (one,) = trials.run(trial, setting.source, setting.folder, [seed])
+    values = {
+      'auc': one['test']['auc'][0],
+      'log_loss': one['test']['log_loss'][0],
+      'bytes': one['bytes'],
+      'sample_bytes': sample_bytes(setting.source, kept),
+      'microseconds': 1e6 * sum(costs[name].seconds for name in kept),
+      'train_seconds': one['train_seconds'][0],
+      'score_samples_per_second': one['score_samples_per_second'][0],
+      'net_parameters': one['net_parameters'],
+      'kept': list(kept),
+    }
+    for name, value in values.items():
+      point.setdefault(name, []).append(value)
+  return point
+
+
+def main() -> None:
+  source = common.source()
+  ks = counts(len(source.schema.features))
+  wanted = re.compile(sweeps.ONLY.value or '')
+  # Training once for each feature is for small sets, and said so explicitly.
+  slow = sweeps.ONLY.value is None
+  methods = [
+    m for m in selection.METHODS if wanted.search(m) and not (slow and m.startswith('leave'))
+  ]
+  if not methods:
+    raise ValueError(f'--only={sweeps.ONLY.value}: known are {", ".join(selection.METHODS)}.')
+  name = f'feature_selection_{common.data_name()}'
+  with common.workdir('feature_selection') as folder:
+    setting = selection.Setting(sweeps.base(), source, folder)
+    shared = {
+      'base': sweeps.base().describe(source),
+      'roles': _roles(source),
+      **common.best_possible(source),
+    }
+    rows = []
+    for i, method in enumerate(methods):
+      print(f'[{i + 1}/{len(methods)}] {method}', flush=True)
+      rows.append(measure(setting, method, common.seeds(), ks))
+      costs = {x: c._asdict() for x, c in setting.costs().items()}
+      found = common.result('feature_selection', source, rows, costs=costs, **shared)
+      found = sweeps.merged(found, name)
+      common.save(folder, found, name)
+    text = f'{render(found)}\n\n{report.caption(found)}\n'
+    (folder / 'report.md').write_text(text)
+    figure(found, folder / 'report.png')
+    print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+
+
+def _roles(source):
+  """Feature → its planted role, where the truth is known."""
+  spec = getattr(source, 'spec', None)
+  return None if spec is None else {name: '+'.join(role) for name, role in spec.roles.items()}
+
+
+def render(found) -> str:
+  """One line per method: AUKC, AUC at half of the features, seconds, and whether noise is last."""
+  rows = []
+  for row in sorted(found['rows'], key=lambda r: -statistics.fmean(r.get('aukc', [0.0]))):
+    half = _half(row)
+    rows.append(
+      (
+        row['name'],
+        report.spread(row['aukc']) if 'aukc' in row else '–',
+        report.spread(half['auc']) if half else '–',
+        f'{half["k"]}' if half else '–',
+        f'{statistics.fmean(row["seconds"]):.0f} s',
+        *([_noise_last(row, found['roles'])] if found.get('roles') else []),
+        len(row['seeds']),
+      )
+    )
+  truth = ['noise below all useful'] if found.get('roles') else []
+  header = ('method', 'AUKC', 'AUC at half', 'features', 'to rank', *truth, 'seeds')
+  dropped = _dropped(found)
+  return report.table(header, rows) + (f'\n\n{dropped}' if dropped else '')
+
+
+def _half(row):
+  """The point nearest to half of the features."""
+  if not row['curve']:
+    return None
+  full = max(point['k'] for point in row['curve'])
+  return min(row['curve'], key=lambda point: abs(point['k'] - full / 2))
+
+
+def _noise_last(row, roles):
+  """In how many seeds every noise field is below every field with an effect of its own."""
+  useful = [
+    n for n, role in roles.items() if not set(role.split('+')) & {'noise', 'redundant', 'source'}
+  ]
+  noise = [n for n, role in roles.items() if role == 'noise']
+  if not noise:
+    return '–'
+  right = sum(
+    min(x[name] for name in useful) > max(x[name] for name in noise) for x in row['importance']
+  )
+  return f'{right} of {len(row["seeds"])}'
+
+
+def _dropped(found):
+  """What each number of features costs and loses, by the first method that has a curve."""
+  row = next((r for r in found['rows'] if r['curve']), None)
+  if row is None:
+    return ''
+  full = row['curve'][-1]
+  lines = []
+  for point in row['curve']:
+    lost = [1e4 * (a - b) for a, b in zip(point['auc'], full['auc'], strict=True)]
+    lines.append(
+      (
+        point['k'],
+        report.spread(point['auc']),
+        report.spread(lost, 2) if point is not full else '–',
+        f'{statistics.fmean(point["sample_bytes"]):.0f} B',
+        report.size(statistics.fmean(point['bytes'])),
+        f'{statistics.fmean(point["microseconds"]):.3f}',
+        f'{statistics.fmean(point["net_parameters"]):,.0f}',
+        f'{statistics.fmean(point["train_seconds"]):.0f} s',
+        report.rate(point['score_samples_per_second']),
+      )
+    )
+  header = (
+    'features', 'test AUC', 'ΔAUC × 1e4', 'read per sample', 'tables', 'lookup µs per sample',
+    'net parameters', 'training', 'scoring/s',
+  )  # fmt: skip
+  return f'By the ranking of {row["name"]}:\n\n{report.table(header, lines)}'
+
+
+def figure(found, path) -> None:
+  """AUC against the number of features, bytes of tables, and time of lookups, a curve a method."""
+  import matplotlib
+
+  matplotlib.use('Agg')
+  from matplotlib import pyplot
+
+  axes = {'k': 'features kept', 'bytes': 'bytes of tables', 'microseconds': 'lookup µs per sample'}
+  fig, parts = pyplot.subplots(1, 3, figsize=(13, 4.4), layout='constrained', sharey=True)
+  marks = 'osD^v<>Ph*Xdp'
+  for part, (key, label) in zip(parts, axes.items(), strict=True):
+    for i, row in enumerate(r for r in found['rows'] if r['curve']):
+      x = [p['k'] if key == 'k' else statistics.fmean(p[key]) for p in row['curve']]
+      y = [statistics.fmean(p['auc']) for p in row['curve']]
+      part.plot(
+        x, y, marker=marks[i % len(marks)], markersize=4, linewidth=1, label=row['name'],
+        color=pyplot.colormaps['tab20'](i % 20),
+      )  # fmt: skip
+    if key == 'bytes':
+      part.set_xscale('log')
+    part.set_xlabel(label)
+    part.grid(alpha=0.3)
+  parts[0].set_ylabel('test AUC')
+  if any(row['curve'] for row in found['rows']):
+    parts[0].legend(fontsize=7)
+  fig.suptitle(f'{found["experiment"]} on {found.get("title", found["data"])}')
+  fig.savefig(path, dpi=120)
+  pyplot.close(fig)
+
+
+if __name__ == '__main__':
+  common.run(main)

@@ -1,0 +1,81 @@
+r"""Does a price mean the same for every batch size? Gates at batches of 512 and of 8192.
+
+  python -m experiments.gate_stability --data=frappe_x1 --seeds=3 --save_result
+
+The same method, price and number of steps; only the batch differs. Kendall's τ of the two rankings
+stands beside the seconds that each took. Measured results are in experiments/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+from absl import flags
+from absl.testing import flagsaver
+from scipy import stats
+
+from experiments import common, report, selection, sweeps
+
+flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(selection)
+flags.adopt_module_key_flags(sweeps)
+_BATCHES = flags.DEFINE_list('batches', ['512', '8192'], 'The two batch sizes.')
+_METHODS = ('droprank', 'droprank joint', 'fscd')
+
+
+def rankings(source, folder, method: str, batch: int, seed: int) -> selection.Ranking:
+  """A method's ranking with batches of one size, for stages after training and for joint ones."""
+  full = sweeps.base()
+  if method != 'droprank':  # The full model is the same for both; only its gates' batches differ.
+    schedule = dataclasses.replace(full.schedule, batch_size=batch)
+    full = dataclasses.replace(full, name=f'full_{batch}', schedule=schedule)
+  with flagsaver.flagsaver(gate_batch=batch):
+    setting = selection.Setting(full, source, folder / f'batch_{batch}')
+    return selection.ranked(method, setting, seed)
+
+
+def main() -> None:
+  source = common.source()
+  batches = [int(b) for b in _BATCHES.value]
+  rows = []
+  with common.workdir('gate_stability') as folder:
+    for method in _METHODS:
+      found = [
+        [rankings(source, folder, method, batch, seed) for batch in batches]
+        for seed in common.seeds()
+      ]
+      pairs = [[list(one.importance.values()) for one in two] for two in found]
+      rows.append(
+        {
+          'name': method,
+          'group': method,
+          'seeds': list(common.seeds()),
+          'tau': [float(stats.kendalltau(a, b).statistic) for a, b in pairs],
+          'importance': [[one.importance for one in two] for two in found],
+          'seconds': [[one.seconds for one in two] for two in found],
+        }
+      )
+    result = common.result('gate_stability', source, rows, batches=batches)
+    common.save(folder, result, f'gate_stability_{common.data_name()}')
+    print(f'\n{render(result)}\n\n{report.caption(result)}')
+
+
+def render(found) -> str:
+  """One line per method."""
+  first, second = found['batches']
+  rows = [
+    (
+      row['name'],
+      report.spread(row['tau'], 3),
+      *(f'{statistics.fmean(s[i] for s in row["seconds"]):.0f} s' for i in (0, 1)),
+      len(row['seeds']),
+    )
+    for row in found['rows']
+  ]
+  header = ('gates', "Kendall's τ", f'batches of {first}', f'of {second}', 'seeds')
+  return report.table(header, rows)
+
+
+if __name__ == '__main__':
+  common.run(main)

@@ -1,0 +1,73 @@
+"""Rules from a ranking: how many stay, and what happens to tables that features share."""
+
+import pytest
+
+from ctr_jax import compress
+from ctr_jax.compress import codec
+
+SCORES = {'a': 0.5, 'b': 0.1, 'c': 0.3, 'd': 0.1}
+
+
+def gone(rules, names=SCORES):
+  return {name for name in names if codec.drops(name, rules)}
+
+
+def test_the_most_important_stay():
+  assert gone(compress.selected(SCORES, keep=2)) == {'b', 'd'}
+  assert gone(compress.selected(SCORES, keep=3)) == {'d'}  # Equals by name.
+  assert gone(compress.selected(SCORES, keep=9)) == set()
+
+
+def test_a_budget_takes_in_order_what_still_fits():
+  costs = {'a': 60, 'b': 30, 'c': 50, 'd': 10}
+  assert gone(compress.selected(SCORES, budget=100, costs=costs)) == {'c'}
+  assert gone(compress.selected(SCORES, budget=150, costs=costs)) == set()
+  with pytest.raises(ValueError, match="'c' has none"):
+    compress.selected(SCORES, budget=100, costs={'a': 60, 'b': 30, 'd': 1})
+
+
+def test_losses_of_what_goes_add_up_to_no_more():
+  assert gone(compress.selected(SCORES, max_loss=0.0)) == set()
+  assert gone(compress.selected(SCORES, max_loss=0.15)) == {'d'}
+  assert gone(compress.selected(SCORES, max_loss=0.25)) == {'b', 'd'}
+
+
+def test_a_table_goes_with_its_last_feature():
+  tables = {'a': 'a', 'b': 'shared', 'c': 'c', 'd': 'shared'}
+  assert gone(compress.selected(SCORES, keep=2, tables=tables), {*SCORES, 'shared'}) == {
+    'b', 'd', 'shared',
+  }  # fmt: skip
+  three = compress.selected(SCORES, keep=3, tables=tables)
+  assert gone(three, {*SCORES, 'shared'}) == {'d'}
+
+
+def test_a_feature_stays_while_others_read_the_table_of_its_name():
+  tables = {'a': 'b', 'b': 'b', 'c': 'c', 'd': 'd'}
+  assert gone(compress.selected(SCORES, keep=1, tables=tables)) == {'c', 'd'}
+
+
+def test_rules_that_stay_come_after():
+  rules = compress.selected(SCORES, keep=1, rules=(('.*', compress.multi_hash(8)),))
+  assert compress.match('a', rules).name == 'multi_hash'
+  assert compress.match('b', rules).name == 'drop'
+
+
+def test_names_are_no_patterns():
+  rules = compress.selected({'a.b': 0.1, 'axb': 0.2}, keep=1)
+  assert gone(rules, {'a.b', 'axb'}) == {'a.b'}
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    ({}, 'exactly one'),
+    ({'keep': 1, 'max_loss': 0.1}, 'exactly one'),
+    ({'keep': 0}, 'No feature is left'),
+    ({'max_loss': 9.0}, 'No feature is left'),
+  ],
+)
+def test_what_makes_no_sense_is_refused(arguments, words):
+  with pytest.raises(ValueError, match=words):
+    compress.selected(SCORES, **arguments)
+  with pytest.raises(ValueError, match='not a finite number'):
+    compress.selected({'a': float('nan')}, keep=1)

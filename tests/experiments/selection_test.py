@@ -1,0 +1,113 @@
+"""Rankings are kept, models of fewer features read fewer columns, and the experiment, shrunk."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from ctr_jax import compress
+from ctr_jax.data import synthetic
+from ctr_jax.train import loop
+from experiments import feature_selection, optimizers, selection, trials
+
+PROJECT = pathlib.Path(__file__).parent.parent.parent
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS(['test'])
+
+FULL = trials.Trial(
+  'full', net='dnn', net_options={'hidden': (8,)}, dim=4, init=0.05,
+  optimizer=optimizers.Optimizer(rows_learning_rate=0.05, l2=1e-3),
+  schedule=loop.Schedule(epochs=1, batch_size=500),
+)  # fmt: skip
+
+
+class Watched(synthetic.Synthetic):
+  """Remembers which columns of train were read."""
+
+  def __init__(self, spec):
+    super().__init__(spec)
+    self.seen = set()
+
+  def read(self, split, names, start, stop):
+    if split == 'train':
+      self.seen |= set(names)
+    return super().read(split, names, start, stop)
+
+
+@pytest.fixture(scope='module')
+def setting(tmp_path_factory):
+  # One folder for all tests, so that what one has trained the next one finds.
+  return selection.Setting(FULL, Watched(synthetic.small()), tmp_path_factory.mktemp('selection'))
+
+
+def test_a_ranking_is_made_once(setting, monkeypatch):
+  with flagsaver.flagsaver(gate_steps=4, gate_batch=500):
+    first = selection.ranked('droprank', setting, 0)
+    assert set(first.importance) == set(setting.source.schema.names)
+    monkeypatch.setitem(selection.METHODS, 'droprank', None)
+    assert selection.ranked('droprank', setting, 0) == first
+
+
+def test_gates_are_learned_alone_and_on_held_out_samples(setting):
+  with flagsaver.flagsaver(gate_steps=4, gate_batch=500):
+    trial = selection.droprank(FULL, setting.source, selection.WEIGHT.value)
+    assert trial.split == 'valid'
+    full, _, _ = setting.trained(0)
+    _, gated, _ = trials.train(trial, setting.source, setting.folder, 0)
+  for name in ('user', 'item'):
+    stored = gated.stored[name]['table'] * 0.9  # `encode` divided by what gates begin with.
+    assert abs(stored - full.stored[name]).max() < 1e-6
+    assert abs(gated.stored[name]['gate'] - 2.1972).max() > 1e-3
+
+
+def test_a_model_of_fewer_features_reads_only_their_columns(setting):
+  trial = selection.keeping(setting, ['user', 'price'])
+  setting.source.seen.clear()
+  (row,) = trials.run(trial, setting.source, setting.folder, [0])
+  assert setting.source.seen == {'user', 'price', 'label'}
+  assert row['bytes'] == 4 * 4 * (301 + 2)
+  assert feature_selection.sample_bytes(setting.source, ['user', 'price']) == 8
+
+
+def test_closed_gates_are_dropped_and_shared_tables_stay():
+  source = synthetic.Synthetic(synthetic.small())
+  model = FULL.model(source)
+  gate = {name: {'table': 0, 'gate': [1.0]} for name in source.rows}
+  gate['noise'] = gate['price'] = {'table': 0, 'gate': [-0.5]}
+  rules = (('.*', compress.droprank()),)
+  outcome = trials.Outcome(model, rules, gate, None)
+  found = selection.kept(source, (('.*', compress.identity()),))(outcome)
+  assert {n for n in source.rows if compress.match(n, found).name == 'drop'} == {'noise', 'price'}
+
+
+def run(folder, *arguments):
+  command = [sys.executable, '-m', 'experiments.feature_selection', f'--workdir={folder}']
+  small = ('--data=synthetic_small', '--epochs=1', '--batch_size=512', '--net=fm')
+  return subprocess.run(
+    [*command, *small, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
+  )
+
+
+def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
+  done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2')
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'result.json').read_text())
+  shark, random = found['rows']
+  assert (shark['name'], random['name']) == ('shark', 'random')
+  for row in found['rows']:
+    few, all_ = row['curve']
+    assert (few['k'], all_['k']) == (2, 7)
+    assert few['bytes'][0] < all_['bytes'][0]
+    assert few['sample_bytes'][0] < all_['sample_bytes'][0]
+    assert few['net_parameters'][0] <= all_['net_parameters'][0]
+    assert len(row['aukc']) == 2
+  assert shark['curve'][1]['auc'] == random['curve'][1]['auc']  # All features: one training.
+  assert (tmp_path / 'report.md').read_text() in done.stdout
+  assert (tmp_path / 'report.png').stat().st_size > 5000
+  wrong = run(tmp_path, '--counts=9', '--only=random')
+  assert wrong.returncode == 1
+  assert 'there are 7 features' in wrong.stderr
