@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags
 
+from ctr_jax import compress
 from ctr_jax.evaluate import importance
 from experiments import common, report, selection, sweeps, trials
 
@@ -29,8 +30,15 @@ flags.adopt_module_key_flags(sweeps)
 _COUNTS = flags.DEFINE_list(
   'counts', None, 'Numbers of features to keep; none to rank only. Default: all, or 8 of them.'
 )
+_PARTS = flags.DEFINE_list(
+  'parts', [], 'Parts of all bytes, and of all time online, within which features are chosen.'
+)
 _RANK_ONLY = flags.DEFINE_bool('rank_only', False, 'Rank; train nothing with fewer features.')
 _WARM = flags.DEFINE_bool('warm_start', False, "Go on from the full model's part, not anew.")
+
+
+# What a limit may be of -> the attribute of a feature's cost.
+COSTS = {'bytes': 'nbytes', 'time': 'seconds'}
 
 
 def counts(features: int) -> list[int]:
@@ -52,7 +60,7 @@ def sample_bytes(source, names) -> int:
 
 
 def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> dict[str, Any]:
-  """One method's row: its rankings, and the model of the first k features for every k."""
+  """One method's row: its rankings, and the models of the features that are chosen by them."""
   found = [selection.ranked(method, setting, seed) for seed in seeds]
   row = {
     'name': method,
@@ -60,10 +68,13 @@ def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> di
     'seeds': list(seeds),
     'importance': [x.importance for x in found],
     'seconds': [x.seconds for x in found],
-    'curve': [],
+    'curve': [{'k': k} | _point(setting, found, seeds, _first(k)) for k in ks],
+    'within': [
+      {'cost': cost, 'part': part} | _point(setting, found, seeds, _within(setting, cost, part))
+      for part in map(float, _PARTS.value if ks else [])
+      for cost in COSTS
+    ],
   }
-  for k in ks:
-    row['curve'].append({'k': k} | _point(setting, found, seeds, k))
   if len(ks) > 1:
     row['aukc'] = [
       importance.aukc(ks, [point['auc'][i] for point in row['curve']]) for i in range(len(found))
@@ -71,12 +82,31 @@ def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> di
   return row
 
 
-def _point(setting, found, seeds, k):
+def _first(k):
+  """Of an importance: the k best features."""
+  return lambda scores: importance.rank(scores)[:k]
+
+
+def _within(setting, cost, part):
+  """Of an importance: the best features first, each that still fits a part of all costs."""
+  costs = {name: getattr(x, COSTS[cost]) for name, x in setting.costs().items()}
+  tables = {f.name: f.table for f in setting.source.schema.features}
+
+  def choose(scores):
+    rules = compress.selected(scores, budget=part * sum(costs.values()), costs=costs, tables=tables)
+    return [name for name in scores if compress.match(name, rules).name != 'drop']
+
+  return choose
+
+
+def _point(setting, found, seeds, choose):
   point: dict[str, list] = {}
   costs = setting.costs()
   for seed, ranking in zip(seeds, found, strict=True):
-    order = importance.rank(ranking.importance)
-    trial = selection.keeping(setting, order[:k], _WARM.value and k < len(order))
+    chosen = choose(ranking.importance)
+    trial = selection.keeping(
+      setting, chosen, _WARM.value and len(chosen) < len(ranking.importance)
+    )
     kept = trial.model(setting.source).columns  # With those that gave their name to a table.
     (one,) = trials.run(trial, setting.source, setting.folder, [seed])
     values = {
@@ -152,8 +182,25 @@ def render(found) -> str:
     )
   truth = ['noise below all useful'] if found.get('roles') else []
   header = ('method', 'AUKC', 'AUC at half', 'features', 'to rank', *truth, 'seeds')
-  dropped = _dropped(found)
-  return report.table(header, rows) + (f'\n\n{dropped}' if dropped else '')
+  return '\n\n'.join(filter(None, [report.table(header, rows), _limited(found), _dropped(found)]))
+
+
+def _limited(found):
+  """AUC within each limit, a line per method."""
+  limited = [row for row in found['rows'] if row.get('within')]
+  if not limited:
+    return ''
+  names = [f'{100 * x["part"]:g}% of {x["cost"]}' for x in limited[0]['within']]
+  rows = [
+    (row['name'], *(f'{report.spread(x["auc"])} ({_number(x["kept"])})' for x in row['within']))
+    for row in limited
+  ]
+  header = ('method', *names)
+  return f'Test AUC (features) within a limit:\n\n{report.table(header, rows)}'
+
+
+def _number(kept):
+  return ' to '.join(dict.fromkeys(str(f(map(len, kept))) for f in (min, max)))
 
 
 def _half(row):

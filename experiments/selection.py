@@ -129,7 +129,7 @@ def after_training(full: trials.Trial, source, name: str, technique) -> trials.T
   return gates(
     full,
     source,
-    f'{name}_of_{full.name}',
+    f'{name}_in_{GATE_STEPS.value}x{batch}_of_{full.name}',
     technique,
     optimizer=dataclasses.replace(full.optimizer, **rest),
     schedule=_until_the_end(full.schedule, epochs, batch),

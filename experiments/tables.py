@@ -25,6 +25,8 @@ _SWEEPS = (
   'frontier_',
   'relation_',
   'pcf_gnn_',
+  'feature_selection_',
+  'gate_stability_',
 )
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
 _BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -83,9 +85,17 @@ def bench(name: str) -> str:
 def sweep(name: str) -> str:
   """The rows of a sweep so far, by its own module, how they were measured, and the picture."""
   found = load(name)
-  module = importlib.import_module(f'experiments.{found["experiment"]}')
-  picture = f'![AUC against bytes](/experiments/results/{name}.png)'
-  return f'{module.render(found)}\n\n{report.caption(found)}\n\n{picture}'
+  picture = f'\n\n![AUC](/experiments/results/{name}.png)' if _figure(found) else ''
+  return f'{_module(found).render(found)}\n\n{report.caption(found)}{picture}'
+
+
+def _module(found):
+  return importlib.import_module(f'experiments.{found["experiment"]}')
+
+
+def _figure(found):
+  """What draws a sweep's result: its module's own `figure`, None for no picture."""
+  return getattr(_module(found), 'figure', report.groups)
 
 
 def render(name: str) -> str:
@@ -111,7 +121,9 @@ def main(argv) -> None:
       if path.stem.startswith('massive_to_compact_'):
         report.figure(load(path.stem), path.with_suffix('.png'))
       elif path.stem.startswith(_SWEEPS):
-        report.groups(load(path.stem), path.with_suffix('.png'))
+        found = load(path.stem)
+        if draw := _figure(found):
+          draw(found, path.with_suffix('.png'))
   stale = []
   for name in _DOCUMENTS:
     path: pathlib.Path = common.PROJECT / name

@@ -72,7 +72,10 @@ class DCN(nn.Module):
     """
     if not self.cross_layers:
       return {}
-    of = lambda path: np.asarray(params[path], np.float64)  # noqa: E731
+
+    def of(path):
+      return np.asarray(params[path], np.float64)
+
     layers_L = range(self.cross_layers)
     goes_C = np.array([x.fields[0] in gone for x in labels.columns(fields, width)])
     kernels_LxC = np.stack([of(f'cross/kernel_{i}')[:, 0] for i in layers_L])

@@ -93,7 +93,7 @@ def run(folder, *arguments):
 
 
 def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
-  done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2')
+  done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2', '--parts=0.5')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
   shark, random = found['rows']
@@ -105,6 +105,9 @@ def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
     assert few['sample_bytes'][0] < all_['sample_bytes'][0]
     assert few['net_parameters'][0] <= all_['net_parameters'][0]
     assert len(row['aukc']) == 2
+    within = {x['cost']: x for x in row['within']}
+    assert max(within['bytes']['bytes']) <= all_['bytes'][0] / 2
+    assert max(within['time']['microseconds']) <= all_['microseconds'][0] / 2
   assert shark['curve'][1]['auc'] == random['curve'][1]['auc']  # All features: one training.
   assert (tmp_path / 'report.md').read_text() in done.stdout
   assert (tmp_path / 'report.png').stat().st_size > 5000
