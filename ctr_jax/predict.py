@@ -7,6 +7,7 @@ straight from the tables (`gather_all`), or the distinct rows that a training st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -72,8 +73,8 @@ def build(
   Args:
     schema: of the sample.
     rows: table → number of rows, as the source gives it.
-    rules: ordered (pattern, technique) pairs, see `compress.bind`. A rule that drops the name of a
-      feature leaves it out, also where its table stays for others that share it.
+    rules: ordered (pattern, technique) pairs, see `compress.bind`. `('feature:NAME', drop())`
+      leaves out one feature of a table that others read; a table that none reads is dropped.
     net: says how wide a row has to be for embeddings of `dim` (`net.width(dim)`).
     dim: embedding dimension.
     init: of the full tables; N(0, 1e-4²) if not given.
@@ -82,12 +83,11 @@ def build(
   init = leaf_lib.normal(1e-4) if init is None else init
   width = net.width(dim)
   tables = {t: leaf_lib.Leaf((n, width), init=init) for t, n in rows.items()}
+  wanted = [f for f in schema.features if not codec_lib.drops(f.name, rules)]
+  unread = tables.keys() - {f.table for f in wanted}
+  rules = [*((re.escape(t), codec_lib.drop()) for t in sorted(unread)), *rules]
   codec = codec_lib.bind(tables, rules)
-  kept = tuple(
-    f
-    for f in schema.features
-    if leaf_lib.flatten(codec.plan[f.table]) and not codec_lib.drops(f.name, rules)
-  )
+  kept = tuple(f for f in wanted if leaf_lib.flatten(codec.plan[f.table]))
   if not kept:
     raise ValueError(
       f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.'

@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 
 from ctr_jax.data import columns, noise, synthetic
-from ctr_jax.train import loop
+from ctr_jax.train import journal, loop
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / 'experiments' / 'results'
@@ -54,6 +54,12 @@ BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default
 SAVE = flags.DEFINE_bool(
   'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
 )
+SHARED = flags.DEFINE_bool(
+  'shared_workdir',
+  False,
+  'Other rows of the sweep are trained in --workdir too (launch/sweep.py): result.json is left to '
+  'a run without this flag, which finds all rows done.',
+)
 DEBUG = flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
 
 _SYNTHETIC = {
@@ -66,7 +72,7 @@ _SYNTHETIC = {
 WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
-  'workdir', 'data_dir', 'save_result', 'debug', 'seeds', 'first_seed', 'only'
+  'workdir', 'data_dir', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed', 'only'
 }  # fmt: skip
 
 
@@ -126,28 +132,48 @@ def _default_workdir(experiment: str) -> pathlib.Path:
   return PROJECT / 'workdir' / f'{experiment}-{data_name()}-{digest}'
 
 
+def folder(experiment: str) -> pathlib.Path:
+  """The working folder that the flags name."""
+  return pathlib.Path(WORKDIR.value) if WORKDIR.value else _default_workdir(experiment)
+
+
 @contextlib.contextmanager
 def workdir(experiment: str):
-  """The working folder, locked: two runs never write into one."""
-  folder = pathlib.Path(WORKDIR.value) if WORKDIR.value else _default_workdir(experiment)
-  with locked(folder):
-    yield folder
+  """The working folder, locked: two runs never write into one, unless both say that they share it.
+
+  Trials are locked one by one, in either case (`trials.train`).
+  """
+  with locked(folder(experiment), shared=SHARED.value) as found:
+    yield found
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path):
-  """Holds `folder` for this process; the lock goes with the process, however it ends."""
+def locked(folder: pathlib.Path, *, shared: bool = False, wait: bool = False):
+  """Holds `folder` for this process; the lock goes with the process, however it ends.
+
+  Args:
+    folder: made if it is not there.
+    shared: beside others who hold it so.
+    wait: for whoever holds it.
+
+  Raises:
+    ValueError: another process holds it, and this one does not wait.
+  """
   folder.mkdir(parents=True, exist_ok=True)
+  kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
   with (folder / '.lock').open('a+') as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
       file.seek(0)
       holder = file.read().strip() or 'unknown'
-      raise ValueError(
-        f'{folder} is in use by another run (process {holder}). Wait for it, or use another '
-        '--workdir.'
-      ) from None
+      if not wait:
+        raise ValueError(
+          f'{folder} is in use by another run (process {holder}). Wait for it, or use another '
+          '--workdir.'
+        ) from None
+      journal.say(f'{folder} is in use by another run (process {holder}): waiting for it.')
+      fcntl.flock(file, kind)
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
@@ -171,7 +197,7 @@ def environment() -> dict[str, Any]:
 
 def command(experiment: str) -> str:
   """The command that made a result, without folders of one machine."""
-  hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'debug'))
+  hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug'))
   arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 
@@ -193,6 +219,8 @@ def result(experiment: str, data: columns.Source, rows: list[dict], **more: Any)
 
 def save(folder: pathlib.Path, found: dict[str, Any], name: str) -> None:
   """Writes result.json into `folder` and, with --save_result, experiments/results/NAME.json."""
+  if SHARED.value:  # The trials have theirs; the result is that of all rows.
+    return
   loop.write_json(folder / 'result.json', found)
   if SAVE.value:
     loop.write_json(RESULTS / f'{name}.json', found)

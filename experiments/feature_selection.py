@@ -14,6 +14,7 @@ experiments/RESULTS.md.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import statistics
 from typing import Any
@@ -28,12 +29,15 @@ flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(selection)
 flags.adopt_module_key_flags(sweeps)
 _COUNTS = flags.DEFINE_list(
-  'counts', None, 'Numbers of features to keep; none to rank only. Default: all, or 8 of them.'
+  'counts', None, 'Numbers of features to keep. Default: all, or 8 of them.'
 )
 _PARTS = flags.DEFINE_list(
   'parts', [], 'Parts of all bytes, and of all time online, within which features are chosen.'
 )
 _RANK_ONLY = flags.DEFINE_bool('rank_only', False, 'Rank; train nothing with fewer features.')
+flags.register_validator(
+  'parts', lambda parts: all(0 < float(x) <= 1 for x in parts), 'Parts are in 0..1.'
+)
 _WARM = flags.DEFINE_bool('warm_start', False, "Go on from the full model's part, not anew.")
 
 
@@ -128,34 +132,52 @@ def _point(setting, found, seeds, choose):
 def main() -> None:
   source = common.source()
   ks = counts(len(source.schema.features))
-  wanted = re.compile(sweeps.ONLY.value or '')
-  # Training once for each feature is for small sets, and said so explicitly.
-  slow = sweeps.ONLY.value is None
-  methods = [
-    m for m in selection.METHODS if wanted.search(m) and not (slow and m.startswith('leave'))
-  ]
-  if not methods:
-    raise ValueError(f'--only={sweeps.ONLY.value}: known are {", ".join(selection.METHODS)}.')
-  name = f'feature_selection_{common.data_name()}'
+  methods = _methods()
+  ranks_only = not ks
+  name = f'feature_{"ranking" if ranks_only else "selection"}_{common.data_name()}'
+  base = sweeps.base().describe(source) | _settings(ks)
+  shared = {'base': base, 'roles': _roles(source), **common.best_possible(source)}
+  if common.SAVE.value:  # Refused before hours of work.
+    sweeps.merged(common.result('feature_selection', source, [], **shared), name)
   with common.workdir('feature_selection') as folder:
     setting = selection.Setting(sweeps.base(), source, folder)
-    shared = {
-      'base': sweeps.base().describe(source),
-      'roles': _roles(source),
-      **common.best_possible(source),
-    }
+    costs = {x: cost._asdict() for x, cost in setting.costs().items()}
+    shared |= {'costs': costs, 'picture': not ranks_only}
     rows = []
     for i, method in enumerate(methods):
       print(f'[{i + 1}/{len(methods)}] {method}', flush=True)
       rows.append(measure(setting, method, common.seeds(), ks))
-      costs = {x: c._asdict() for x, c in setting.costs().items()}
-      found = common.result('feature_selection', source, rows, costs=costs, **shared)
+      found = common.result('feature_selection', source, rows, **shared)
       found = sweeps.merged(found, name)
       common.save(folder, found, name)
     text = f'{render(found)}\n\n{report.caption(found)}\n'
     (folder / 'report.md').write_text(text)
     figure(found, folder / 'report.png')
     print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+
+
+def _methods():
+  """Those that --only names; without it all that need no package of their own and no patience."""
+  if sweeps.ONLY.value is None:
+    optional = {'leave one out': 'it trains once for each feature'}
+    if importlib.util.find_spec('lightgbm') is None:
+      optional['trees'] = 'it needs `pip install lightgbm`'
+    for name, why in optional.items():
+      print(f'{name} is left out: {why}. --only="{name}" asks for it.')
+    return [name for name in selection.METHODS if name not in optional]
+  methods = [name for name in selection.METHODS if re.search(sweeps.ONLY.value, name)]
+  if not methods:
+    raise ValueError(f'--only={sweeps.ONLY.value}: known are {", ".join(selection.METHODS)}.')
+  return methods
+
+
+def _settings(ks):
+  """What rows have to share to stand in one table."""
+  chosen = (
+    selection.WEIGHT, selection.SHARES, selection.GATE_STEPS, selection.GATE_BATCH,
+    selection.JOINT_EPOCHS, _PARTS, _WARM,
+  )  # fmt: skip
+  return {'counts': ks} | {flag.name: flag.value for flag in chosen}
 
 
 def _roles(source):

@@ -2,9 +2,9 @@ r"""Does a price mean the same for every batch size? Gates at batches of 512 and
 
   python -m experiments.gate_stability --data=frappe_x1 --seeds=3 --save_result
 
-The same model, method, price and number of steps; only the batch of the gates differs. Kendall's
-τ of the two rankings stands beside the seconds that each took. Measured results are in
-experiments/RESULTS.md.
+The same model, method, price and number of steps (in whole epochs); only the batch of the gates
+differs. Kendall's τ of the two rankings stands beside the seconds that each took. Measured results
+are in experiments/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def ranking(setting: selection.Setting, method: str, batch: int, seed: int) -> s
 def main() -> None:
   source = common.source()
   batches = [int(b) for b in _BATCHES.value]
+  if len(batches) != 2 or max(batches) > source.num_samples('valid'):
+    raise ValueError(
+      f'--batches={",".join(_BATCHES.value)}: two sizes, at most the {source.num_samples("valid")} '
+      'held-out samples.'
+    )
   rows = []
   with common.workdir('gate_stability') as folder:
     setting = selection.Setting(sweeps.base(), source, folder)
@@ -51,12 +56,9 @@ def main() -> None:
           'seconds': [[one.seconds for one in two] for two in found],
         }
       )
-    result = common.result('gate_stability', source, rows, batches=batches)
+    result = common.result('gate_stability', source, rows, batches=batches, picture=False)
     common.save(folder, result, f'gate_stability_{common.data_name()}')
     print(f'\n{render(result)}\n\n{report.caption(result)}')
-
-
-figure = None  # A table is enough.
 
 
 def render(found) -> str:

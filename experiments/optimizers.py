@@ -30,8 +30,8 @@ class Optimizer:
     rows_learning_rate: of the row optimizer.
     l2: λ; in dense mode of (λ/2)·‖E‖² over whole tables, in mode 'rows' on the touched rows.
     clip: norm at which gradients that Adam sees are clipped.
-    whole_learning_rate: of Adam for small leaves that are read whole, such as gates; None for that
-      of the net.
+    gate_learning_rate: of Adam for gates (`compress.gate`) of fields and columns; None for that of
+      the net.
   """
 
   mode: str = 'rows'
@@ -40,7 +40,7 @@ class Optimizer:
   rows_learning_rate: float = 0.05
   l2: float = 1e-3
   clip: float = 10.0
-  whole_learning_rate: float | None = None
+  gate_learning_rate: float | None = None
 
   def recipe(self, model: predict.Model | None = None) -> state_lib.Recipe:
     """What `train` takes; with a model, L2 knows which of its leaves are vectors."""
@@ -54,8 +54,12 @@ class Optimizer:
     )
 
   def _adam(self):
-    if self.whole_learning_rate is None or self.mode == 'dense':
+    if self.gate_learning_rate is None:
       return optax.adam(self.learning_rate)
-    rates = {'net': self.learning_rate, 'tables': self.whole_learning_rate}
-    by_part = {part: optax.adam(rate) for part, rate in rates.items()}
-    return optax.multi_transform(by_part, {part: part for part in by_part})
+    rates = {'gate': self.gate_learning_rate, 'rest': self.learning_rate}
+
+    def labels(params):
+      gates = {n: 'gate' if n.split('/')[-1] == 'gate' else 'rest' for n in params['tables']}
+      return {'net': 'rest', 'tables': gates}
+
+    return optax.multi_transform({name: optax.adam(x) for name, x in rates.items()}, labels)

@@ -23,7 +23,7 @@ from ctr_jax.data import columns, statistics
 from ctr_jax.evaluate import costs as costs_lib
 from ctr_jax.evaluate import importance, importance_trees
 from ctr_jax.tables import leaf, stack
-from ctr_jax.train import journal, loop
+from ctr_jax.train import journal, loop, state
 from experiments import trials
 
 WEIGHT = flags.DEFINE_float(
@@ -32,10 +32,12 @@ WEIGHT = flags.DEFINE_float(
 SHARES = flags.DEFINE_list(
   'price_shares', ['1', '1', '1'], 'How much time online, bytes and keys count in a price of FSCD.'
 )
-GATE_STEPS = flags.DEFINE_integer('gate_steps', 600, 'Steps in which gates alone are learned.')
-GATE_BATCH = flags.DEFINE_integer('gate_batch', 1024, 'Samples of such a step.')
+GATE_STEPS = flags.DEFINE_integer(
+  'gate_steps', 600, 'Steps, in whole epochs, in which gates alone are learned.', lower_bound=1
+)
+GATE_BATCH = flags.DEFINE_integer('gate_batch', 1024, 'Samples of such a step.', lower_bound=1)
 JOINT_EPOCHS = flags.DEFINE_integer(
-  'joint_epochs', 1, 'Epochs in which gates are learned with the net and the tables; see below.'
+  'joint_epochs', 1, 'Epochs in which gates are learned with net and tables.', lower_bound=1
 )
 # Adam's rate for gates: a gate has to get from open to closed within a few hundred steps.
 _RATE = 0.05
@@ -73,14 +75,29 @@ class Setting:
     arrays = stack.pack(outcome.model.layout, leaf.flatten(outcome.stored))
     return outcome, arrays, how.seconds
 
-  def costs(self, seed: int = 0) -> dict[str, costs_lib.Cost]:
-    """Feature → cost; measured once."""
-    path = self.folder / 'costs.json'
-    if not path.exists():
-      outcome, arrays, _ = self.trained(seed)
-      found = costs_lib.measure(outcome.model, arrays, self.source)
-      loop.write_json(path, {name: cost._asdict() for name, cost in found.items()})
-    return {name: costs_lib.Cost(**x) for name, x in json.loads(path.read_text()).items()}
+  def costs(self) -> dict[str, costs_lib.Cost]:
+    """Feature → cost; measured once for a full model, on tables as they are before training."""
+    path, full = self.folder / 'costs.json', self.full.describe(self.source)
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    if saved.get('full') != full:
+      model = self.full.model(self.source)
+      arrays = state.create(model, self.full.optimizer.recipe(model), 0).tables
+      found = costs_lib.measure(model, arrays, self.source)
+      saved = {'full': full, 'costs': {name: cost._asdict() for name, cost in found.items()}}
+      loop.write_json(path, saved)
+    return {name: costs_lib.Cost(**x) for name, x in saved['costs'].items()}
+
+
+class Method(NamedTuple):
+  """A way to rank.
+
+  Attributes:
+    rank: (setting, seed) → ranking.
+    made_of: (setting, seed) → plain JSON that says how, beyond the full model.
+  """
+
+  rank: Callable[[Setting, int], Ranking]
+  made_of: Callable[[Setting, int], Any] = lambda setting, seed: None
 
 
 def _of_model(measure: Callable[..., dict[str, float]], **arguments):
@@ -92,13 +109,16 @@ def _of_model(measure: Callable[..., dict[str, float]], **arguments):
     found = measure(outcome.model, arrays, outcome.net, setting.source, seed=seed, **arguments)
     return Ranking(found, seconds + time.perf_counter() - start)
 
-  return rank
+  return Method(rank, lambda setting, seed: arguments)
 
 
 def gates(full: trials.Trial, source, name: str, technique, **changes) -> trials.Trial:
-  """The trial `full` with a gate for every table, `technique(table)`."""
-  rules = tuple((re.escape(table), technique(table)) for table in source.rows)
-  optimizer = dataclasses.replace(full.optimizer, whole_learning_rate=_RATE)
+  """The trial `full` with a gate before what stores each table, `technique(table)`."""
+  rules = tuple(
+    (re.escape(table), compress.chain(technique(table), compress.match(table, full.rules)))
+    for table in source.rows
+  )
+  optimizer = dataclasses.replace(full.optimizer, gate_learning_rate=_RATE)
   # One pass, as over a stream of clicks: in a second one, fields of many values are rewarded for
   # what the tables remember of the same samples, and noise of high cardinality comes first.
   schedule = _until_the_end(full.schedule, JOINT_EPOCHS.value, full.schedule.batch_size)
@@ -118,14 +138,15 @@ def _steps(setting: Setting) -> int:
 
 
 def after_training(full: trials.Trial, source, name: str, technique) -> trials.Trial:
-  """A second stage: gates on held-out samples, the net and the tables at rest.
+  """A second stage: gates on held-out samples, the weights of net and tables at rest.
 
-  On samples of train, the memory of a field of many values looks like knowledge.
+  On samples of train, the memory of a field of many values looks like knowledge. The net is in
+  training mode, so that it meets gated batches with their own statistics, and with dropout.
   """
   held_out = source.num_samples('valid')
   batch = min(GATE_BATCH.value, held_out)
   epochs = math.ceil(GATE_STEPS.value / (held_out // batch))
-  rest = {'learning_rate': 0.0, 'rows_learning_rate': 0.0, 'l2': 0.0, 'whole_learning_rate': _RATE}
+  rest = {'learning_rate': 0.0, 'rows_learning_rate': 0.0, 'l2': 0.0, 'gate_learning_rate': _RATE}
   return gates(
     full,
     source,
@@ -153,6 +174,8 @@ def kept(source: columns.Source, then: compress.Rules):
     opened = sum(x > 0 for x in found.values())  # The gate's logit: kept more often than not.
     return compress.selected(found, keep=opened, tables=tables, rules=then)
 
+  # A trial is told by the name of what makes its rules: so that other rules are another trial.
+  kept_features.__name__ += json.dumps(compress.describe(then))
   return kept_features
 
 
@@ -161,8 +184,8 @@ def strengths(outcome: trials.Outcome, source: columns.Source) -> dict[str, floa
   counts = statistics.counts(source)
 
   def of(table):
-    rule = compress.match(table, outcome.rules)
-    return compress.strength(outcome.stored[table], counts[table] if rule.name == 'optfs' else None)
+    of_ids = 'optfs' in str(compress.match(table, outcome.rules))
+    return compress.strength(outcome.stored[table], counts[table] if of_ids else None)
 
   return {f.name: of(f.table) for f in outcome.model.features}
 
@@ -176,7 +199,9 @@ def _of_gates(trial: Callable[[Setting], trials.Trial]):
     before = setting.trained(seed)[2] if made.after else 0.0
     return Ranking(strengths(outcome, setting.source), before + how.seconds)
 
-  return rank
+  return Method(
+    rank, lambda setting, seed: trials.description(trial(setting), setting.source, seed)
+  )
 
 
 def fscd(setting: Setting, weight: float, joint: bool = False) -> trials.Trial:
@@ -222,27 +247,21 @@ def _random(setting: Setting, seed: int) -> Ranking:
 
 def _without_each(setting: Setting, seed: int) -> Ranking:
   """Leave one out and train again: slow, and the truth about one feature at a time."""
-  outcome, _, seconds = setting.trained(seed)
-  full = _valid_auc(setting.full, setting, seed)
-  found = {}
+  _, outcome, how = trials.train(setting.full, setting.source, setting.folder, seed)
+  full, seconds, found = how.best, how.seconds, {}
   for name in outcome.model.columns:
     trial = keeping(setting, [x for x in outcome.model.columns if x != name])
-    auc, more = (
-      _valid_auc(trial, setting, seed),
-      trials.train(trial, setting.source, setting.folder, seed)[2].seconds,
-    )
-    found[name] = full - auc
-    seconds += more
+    how = trials.train(trial, setting.source, setting.folder, seed)[2]
+    found[name] = full - how.best
+    seconds += how.seconds
   return Ranking(found, seconds)
-
-
-def _valid_auc(trial, setting, seed):
-  return trials.train(trial, setting.source, setting.folder, seed)[2].best
 
 
 def keeping(setting: Setting, kept: list[str], warm: bool = False) -> trials.Trial:
   """The trial of a model with these features, from scratch or from the full one's part."""
   features = setting.source.schema.features
+  if len(kept) == len(features):
+    return setting.full
   scores = {f.name: float(f.name in kept) for f in features}
   tables = {f.name: f.table for f in features}
   rules = compress.selected(scores, keep=len(kept), tables=tables)
@@ -254,7 +273,8 @@ def keeping(setting: Setting, kept: list[str], warm: bool = False) -> trials.Tri
   return dataclasses.replace(trial, after=setting.full, start=trials.part) if warm else trial
 
 
-METHODS: dict[str, Callable[[Setting, int], Ranking]] = {
+# Gates of ids (OptFS) move at the rate of rows, the others at `_RATE`.
+METHODS: dict[str, Method] = {
   'droprank': _of_gates(lambda s: droprank(s.full, s.source, WEIGHT.value)),
   'droprank per column': _of_gates(lambda s: droprank(s.full, s.source, WEIGHT.value, 'column')),
   'droprank joint': _of_gates(lambda s: _joint(s, WEIGHT.value)),
@@ -266,24 +286,24 @@ METHODS: dict[str, Callable[[Setting, int], Ranking]] = {
   'autofield': _of_gates(_plain(lambda s: compress.autofield())),
   'lpfs': _of_gates(_plain(lambda s: compress.lpfs())),
   'optfs': _of_gates(_plain(lambda s: compress.optfs(WEIGHT.value, steps=_steps(s)))),
-  'trees': _trees,
-  'random': _random,
-  'leave one out': _without_each,
+  'trees': Method(_trees),
+  'random': Method(_random),
+  'leave one out': Method(_without_each),
 }
 
 
 def ranked(method: str, setting: Setting, seed: int) -> Ranking:
   """A method's ranking, from its file if it was made before."""
-  path = setting.folder / 'rankings' / method.replace(' ', '_') / f'seed_{seed}.json'
-  made_of: dict[str, Any] = {
-    'full': setting.full.describe(setting.source),
-    'flags': [WEIGHT.value, SHARES.value, GATE_STEPS.value, GATE_BATCH.value, JOINT_EPOCHS.value],
-  }
+  chosen = METHODS[method]
+  made_of = json.loads(
+    json.dumps([setting.full.describe(setting.source), chosen.made_of(setting, seed)])
+  )
+  digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
+  path = setting.folder / 'rankings' / f'{method.replace(" ", "_")}_{digest}' / f'seed_{seed}.json'
   if path.exists():
     saved = json.loads(path.read_text())
-    if saved['made_of'] == made_of:
-      return Ranking(saved['importance'], saved['seconds'])
+    return Ranking(saved['importance'], saved['seconds'])
   journal.say(f'{method}, seed {seed}: ranking')
-  found = METHODS[method](setting, seed)
+  found = chosen.rank(setting, seed)
   loop.write_json(path, {'made_of': made_of, **found._asdict()})
   return found

@@ -25,6 +25,7 @@ _SWEEPS = (
   'frontier_',
   'relation_',
   'pcf_gnn_',
+  'feature_ranking_',
   'feature_selection_',
   'gate_stability_',
 )
@@ -85,17 +86,12 @@ def bench(name: str) -> str:
 def sweep(name: str) -> str:
   """The rows of a sweep so far, by its own module, how they were measured, and the picture."""
   found = load(name)
-  picture = f'\n\n![AUC](/experiments/results/{name}.png)' if _figure(found) else ''
+  picture = f'\n\n![AUC](/experiments/results/{name}.png)' if found.get('picture', True) else ''
   return f'{_module(found).render(found)}\n\n{report.caption(found)}{picture}'
 
 
 def _module(found):
   return importlib.import_module(f'experiments.{found["experiment"]}')
-
-
-def _figure(found):
-  """What draws a sweep's result: its module's own `figure`, None for no picture."""
-  return getattr(_module(found), 'figure', report.groups)
 
 
 def render(name: str) -> str:
@@ -122,8 +118,8 @@ def main(argv) -> None:
         report.figure(load(path.stem), path.with_suffix('.png'))
       elif path.stem.startswith(_SWEEPS):
         found = load(path.stem)
-        if draw := _figure(found):
-          draw(found, path.with_suffix('.png'))
+        if found.get('picture', True):  # By the module's own `figure`, if it has one.
+          getattr(_module(found), 'figure', report.groups)(found, path.with_suffix('.png'))
   stale = []
   for name in _DOCUMENTS:
     path: pathlib.Path = common.PROJECT / name

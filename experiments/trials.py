@@ -28,7 +28,7 @@ from ctr_jax.models import part as part_lib
 from ctr_jax.tables import gather, leaf, stack
 from ctr_jax.train import journal, loop
 from ctr_jax.train import state as state_lib
-from experiments import optimizers
+from experiments import common, optimizers
 
 
 class Outcome(NamedTuple):
@@ -229,7 +229,8 @@ def train(
   if callable(trial.rules):
     trial = dataclasses.replace(trial, rules=tuple(trial.rules(before)))
   folder = workdir / trial.name / f'seed_{seed}'
-  model, trained = fit(trial, source, folder, seed, before)
+  with common.locked(folder, wait=True):  # Rows run apart may come after the same trial.
+    model, trained = fit(trial, source, folder, seed, before)
   state = trained.state
   stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, state.tables))
   return trial, Outcome(model, trial.rules, stored, state.net), trained.position
@@ -268,7 +269,7 @@ def fit(
 
 def _seed(trial, source, workdir, seed, links):
   done = workdir / trial.name / f'seed_{seed}' / 'result.json'
-  described = _described(trial, source, seed)
+  described = description(trial, source, seed)
   if done.exists():
     saved = json.loads(done.read_text())
     if saved['description'] == described and _measured(saved, links):
@@ -310,8 +311,8 @@ def _description(link):
   return json.loads(json.dumps(compress.describe(described)))
 
 
-def _described(trial, source, seed):
-  """What a result has to agree with: the trial, and every one that it comes after."""
+def description(trial, source, seed):
+  """What a result has to agree with, as plain JSON: the trial, and all that it comes after."""
   chain = []
   while trial is not None:
     rules = trial.rules.__name__ if callable(trial.rules) else trial.rules
@@ -373,9 +374,9 @@ def _row(name, found):
 
 
 def _sizes(found):
-  """Bytes, where what a search kept makes them differ from seed to seed: the mean, and each."""
+  """Sizes, where what a search kept makes them differ from seed to seed: the mean, and each."""
   sizes = {}
-  for name in ('bytes', 'bytes_training'):
+  for name in ('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters'):
     values = [x[name] for x in found if name in x]
     if len(set(values)) > 1:
       sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}

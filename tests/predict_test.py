@@ -135,3 +135,43 @@ def test_training_lowers_the_loss():
     state, metrics = train(state, step_lib.batch(model, recipe, batch()))
     losses.append(float(metrics['loss']))
   assert losses[-1] < 0.1 * losses[0]
+
+
+def shared():
+  features = (
+    F('item'),
+    F('previous', table='item'),
+    F('one', table='pool'),
+    F('two', table='pool'),
+  )
+  return schema_lib.Schema('shared', features), {'item': 9, 'pool': 5}
+
+
+def test_a_rule_leaves_one_feature_of_a_shared_table_out():
+  described, rows = shared()
+  rules = [('feature:item', compress.drop()), ('.*', compress.identity())]
+  model = predict.build(described, rows, rules, models.NETS['fm'](), 3)
+  assert model.columns == ('previous', 'one', 'two')
+  assert model.codec.plan['item'].rows == 9
+
+
+def test_a_table_that_no_feature_reads_any_more_is_gone():
+  described, rows = shared()
+  rules = [('feature:(one|two)', compress.drop()), ('.*', compress.identity())]
+  model = predict.build(described, rows, rules, models.NETS['fm'](), 3)
+  assert model.columns == ('item', 'previous')
+  assert list(model.layout.leaves) == ['item']
+
+
+def test_a_feature_cannot_be_stored_only_dropped():
+  described, rows = shared()
+  rules = [('feature:one', compress.hash_trick(2)), ('.*', compress.identity())]
+  with pytest.raises(ValueError, match='can only be dropped'):
+    predict.build(described, rows, rules, models.NETS['fm'](), 3)
+
+
+def test_dropping_all_else_keeps_every_feature_of_the_table_that_stays():
+  described, rows = shared()
+  rules = [('item', compress.identity()), ('.*', compress.drop())]
+  model = predict.build(described, rows, rules, models.NETS['fm'](), 3)
+  assert model.columns == ('item', 'previous')

@@ -18,8 +18,8 @@ def autofield(
 
   A Gumbel softmax over two logits ≡ σ((their difference + logistic noise) / temperature), the
   Concrete gate; the difference is what is stored. In the paper gates learn from validation
-  batches in turn with all else; here every so many steps a batch moves the gates and not the
-  tables, the others the tables and not the gates (the net learns from all). There is no price.
+  batches in turn with all else; here every so many steps gates learn from the batch and tables
+  do not, else tables and not gates (the net learns from all). There is no price.
 
   Args:
     temperature: at first.
@@ -33,13 +33,16 @@ def autofield(
       f'{least}, {temperature}, {cooling} and {every}.'
     )
 
+  def gates_turn(step):
+    return step % every == every - 1
+
   def factor(logit, rows, *, train, rng, step, sample):
     if not train or rng is None:
       return jax.nn.sigmoid(logit)
     now, own = temperature, jnp.bool_(True)
     if step is not None:
       now = jnp.maximum(temperature - cooling * step.astype(jnp.float32), least)
-      own = step % every == every - 1
+      own = gates_turn(step)
     logit = jnp.where(own, logit, jax.lax.stop_gradient(logit))
     return gate.concrete(logit, rows, rng, sample, now)
 
@@ -49,8 +52,9 @@ def autofield(
     def decode(gathered, train=False, step=None, **context):
       if train and step is not None:
         table = gathered['table']
-        own = step % every == every - 1
-        gathered = gathered | {'table': jnp.where(own, jax.lax.stop_gradient(table), table)}
+        gathered = gathered | {
+          'table': jnp.where(gates_turn(step), jax.lax.stop_gradient(table), table)
+        }
       return codec.decode(gathered, train=train, step=step, **context)
 
     return codec._replace(decode=decode)

@@ -239,10 +239,24 @@ def match(name: str, rules: Rules) -> Technique:
   )
 
 
-def drops(name: str, rules: Rules) -> bool:
-  """Whether the first rule that matches `name` is `drop()`."""
-  first = next((chosen for pattern, chosen in rules if re.fullmatch(pattern, name)), None)
-  return first is not None and first.name == 'drop'
+FEATURE = 'feature:'
+"""How the pattern of a rule begins that is about a feature, not a table. Such a rule drops."""
+
+
+def drops(feature: str, rules: Rules) -> bool:
+  """Whether a rule `('feature:...', drop())` leaves this feature out.
+
+  Raises:
+    ValueError: a rule about features does anything but drop.
+  """
+  own = [(pattern, chosen) for pattern, chosen in rules if pattern.startswith(FEATURE)]
+  for pattern, chosen in own:
+    if chosen.name != 'drop':
+      raise ValueError(
+        f'The rule {pattern!r} is about a feature, which can only be dropped, not stored by '
+        f'{chosen}: name the table that it reads.'
+      )
+  return any(re.fullmatch(pattern.removeprefix(FEATURE), feature) for pattern, _ in own)
 
 
 def bind(tables: Mapping[str, leaf_lib.Leaf], rules: Rules) -> Codec:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
-import jax.numpy as jnp
 
 from ctr_jax.compress import gate
 from ctr_jax.compress.codec import technique
@@ -24,7 +21,8 @@ def droprank(
 
   The loss gets weight · keep for each field, in nats per sample: a field is kept if the model
   loses more than that without it, whatever the batch size. (Published code divides by the batch,
-  so that its weight has to be chosen again with it.) Fields are then ranked by keep = σ(gate).
+  so that its weight has to be chosen again with it.) Fields are
+  then ranked by the gate, the logit of keep (of columns by its mean).
 
   In two stages: train, then learn the gates alone, the net and the tables at rest. In one: all at
   once. Evaluated, vector = keep · row, the draw's mean; `encode` divides by it.
@@ -51,10 +49,10 @@ def droprank(
     return gate.concrete(logit, rows, rng, sample, temperature)
 
   def penalty(logit, *, step=None):
-    return weight * gate.ramp(step, anneal) * jnp.mean(jax.nn.sigmoid(logit))
+    return gate.price(weight, logit, step, anneal)
 
   def build(leaf):
     shape = (1,) if per == 'field' else (leaf.shape[1],)
-    return gate.gated(leaf, shape, math.log(start / (1 - start)), factor, penalty)
+    return gate.gated(leaf, shape, gate.logit(start), factor, penalty)
 
   return build

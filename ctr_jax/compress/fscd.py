@@ -28,7 +28,8 @@ def fscd(price: float, temperature: float = 0.1, start: float = 0.5, anneal: int
   expected z, so it means the same for every batch size.
 
   Training is of all at once; then the best fields are kept, trained on from these weights without
-  gates. Evaluated, vector = row: what is kept is scaled so that its mean is the row's.
+  gates. Evaluated, vector = row: what is kept is scaled so that its mean is the row's (down to a
+  keep of 0.1, below which the scale stays).
 
   Args:
     price: c_j, in nats per sample; see `prices`.
@@ -50,9 +51,9 @@ def fscd(price: float, temperature: float = 0.1, start: float = 0.5, anneal: int
     return gate.concrete(logit, rows, rng, sample, temperature) / jnp.maximum(keep, _LEAST)
 
   def penalty(logit, *, step=None):
-    return price * gate.ramp(step, anneal) * jnp.mean(jax.nn.sigmoid(logit))
+    return gate.price(price, logit, step, anneal)
 
-  return lambda leaf: gate.gated(leaf, (1,), float(np.log(start / (1 - start))), factor, penalty)
+  return lambda leaf: gate.gated(leaf, (1,), gate.logit(start), factor, penalty)
 
 
 def prior(complexity: float) -> float:
@@ -83,6 +84,8 @@ def prices(
   """
   if min(shares) < 0 or not sum(shares):
     raise ValueError(f'prices: shares are not negative and not all zero, got {shares}.')
+  if len(shares) != 3:
+    raise ValueError(f'prices: shares are of time, bytes and keys, got {shares}.')
   table = np.asarray([tuple(cost) for cost in costs.values()], np.float64)
   mean = table.mean(axis=0)
   relative = table / np.where(mean > 0, mean, 1)

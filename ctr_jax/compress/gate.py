@@ -5,11 +5,13 @@ adds one small leaf, `gate`; larger means more worth keeping, so `strength` rank
 which fields to drop; `selected` makes rules of that, and what is served has no gates.
 
 Random gates draw once for each sample of a batch, not for each value that the sample reads: all
-values of a multi-valued field are kept or dropped together.
+values of a multi-valued field are kept or dropped together. Evaluated, there is no step: annealed
+gates are then as they were at first, which changes no rank.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,9 +85,19 @@ def concrete(
   sample = sample.reshape(sample.shape + (1,) * (rows.ndim - sample.ndim))
   seed = jax.random.bits(rng, (), jnp.uint32)
   columns = seed + jnp.arange(logit.shape[-1], dtype=jnp.uint32)
-  bits = hashing.mix(sample, columns.reshape((1,) * (rows.ndim - 1) + (-1,))) >> jnp.uint32(8)
-  u = (bits.astype(jnp.float32) + 0.5) / (1 << 24)  # Strictly between 0 and 1.
+  bits = hashing.mix(sample, columns.reshape((1,) * (rows.ndim - 1) + (-1,))) >> jnp.uint32(9)
+  u = (bits.astype(jnp.float32) + 0.5) / (1 << 23)  # Strictly between 0 and 1.
   return jax.nn.sigmoid((logit + jnp.log(u) - jnp.log1p(-u)) / temperature)
+
+
+def logit(keep: float) -> float:
+  """Of a probability of keeping."""
+  return math.log(keep / (1 - keep))
+
+
+def price(weight: float, logits: jax.Array, step: jax.Array | None, anneal: int) -> jax.Array:
+  """weight · keep, on average over a field's gates, the weight rising over `anneal` steps."""
+  return weight * ramp(step, anneal) * jnp.mean(jax.nn.sigmoid(logits))
 
 
 def ramp(step: jax.Array | None, steps: int) -> jax.Array:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from ctr_jax.compress.codec import Rules, drop, identity
+from ctr_jax.compress.codec import FEATURE, Rules, drop, identity
 
 
 def selected(
@@ -25,14 +25,15 @@ def selected(
   inputs, its artifact no table, and its columns stay on disk.
 
   Args:
-    importance: feature → importance; larger is more important. Equals are ordered by name.
+    importance: feature → importance, of all features of the data; larger is more important. Equals
+      are ordered by name.
     keep: so many of the most important stay.
     budget: the most important first, each that still fits into so much of `costs`.
     max_loss: the least important go, as long as the importances of those that go add up to no more.
       Importances then have to be losses, such as those of `importance.permutation`.
     costs: feature → bytes, or microseconds, or what the budget counts.
-    tables: feature → the table that it reads, where that is not its own name. A feature that gave
-      its name to a table which others read stays as long as they do.
+    tables: feature → the table that it reads, where that is not its own name. A table goes with the
+      last feature that reads it.
     rules: for the features that stay; none: as they are.
 
   Raises:
@@ -53,11 +54,13 @@ def selected(
   if not kept:
     raise ValueError('No feature is left to learn from: allow for more.')
   tables = {name: name for name in importance} | dict(tables or {})
-  staying = set(kept) | ({tables[name] for name in kept} & importance.keys())
-  used = {tables[name] for name in staying}
-  gone = [name for name in ranked if name not in staying]
-  gone += sorted({tables[name] for name in gone} - used - set(gone))
-  return (*((re.escape(name), drop()) for name in gone), *(rules or (('.*', identity()),)))
+  used = {tables[name] for name in kept}
+  gone = [tables[name] for name in ranked if tables[name] not in used]
+  patterns = [re.escape(table) for table in dict.fromkeys(gone)]
+  # Of a table that stays, the feature alone goes.
+  left = [name for name in ranked if name not in kept and tables[name] in used]
+  patterns += [FEATURE + re.escape(name) for name in left]
+  return (*((pattern, drop()) for pattern in patterns), *(rules or (('.*', identity()),)))
 
 
 def _within(ranked, costs, budget):
@@ -74,6 +77,6 @@ def _within(ranked, costs, budget):
 
 def _losing(ranked, importance, most):
   lost, kept = 0.0, list(ranked)
-  while kept and lost + importance[kept[-1]] <= most:
-    lost += importance[kept.pop()]
+  while kept and lost + max(importance[kept[-1]], 0.0) <= most:
+    lost += max(importance[kept.pop()], 0.0)  # What seems to do harm buys nothing for others.
   return kept

@@ -19,13 +19,13 @@ class Cost(NamedTuple):
 
   Attributes:
     seconds: to address, gather, decode and pool the feature of one sample, in batches.
-    nbytes: of its stored table. Features that share a table share them alike.
+    nbytes: of its stored table. Features that share a table share them alike, and its keys.
     keys: rows of its table before compression.
   """
 
   seconds: float
   nbytes: float
-  keys: int
+  keys: float
 
 
 def measure(
@@ -67,7 +67,7 @@ def measure(
     f.name: Cost(
       max(seconds[f.name] - seconds[''], 0.0) / batch_size,
       leaf.nbytes(model.codec.plan[f.table]) / sharing.count(f.table),
-      model.rows[f.table],
+      model.rows[f.table] / sharing.count(f.table),
     )
     for f in model.features
   }

@@ -9,7 +9,13 @@ SCORES = {'a': 0.5, 'b': 0.1, 'c': 0.3, 'd': 0.1}
 
 
 def gone(rules, names=SCORES):
-  return {name for name in names if codec.drops(name, rules)}
+  """The tables that rules drop."""
+  return {name for name in names if compress.match(name, rules).name == 'drop'}
+
+
+def left_out(rules):
+  """The features that rules leave out of tables that stay."""
+  return {name for name in SCORES if codec.drops(name, rules)}
 
 
 def test_the_most_important_stay():
@@ -34,16 +40,24 @@ def test_losses_of_what_goes_add_up_to_no_more():
 
 def test_a_table_goes_with_its_last_feature():
   tables = {'a': 'a', 'b': 'shared', 'c': 'c', 'd': 'shared'}
-  assert gone(compress.selected(SCORES, keep=2, tables=tables), {*SCORES, 'shared'}) == {
-    'b', 'd', 'shared',
-  }  # fmt: skip
+  two = compress.selected(SCORES, keep=2, tables=tables)
+  assert gone(two, {'a', 'c', 'shared'}) == {'shared'}
+  assert left_out(two) == set()
   three = compress.selected(SCORES, keep=3, tables=tables)
-  assert gone(three, {*SCORES, 'shared'}) == {'d'}
+  assert gone(three, {'a', 'c', 'shared'}) == set()
+  assert left_out(three) == {'d'}
 
 
-def test_a_feature_stays_while_others_read_the_table_of_its_name():
+def test_a_feature_goes_alone_from_the_table_that_it_gave_its_name():
   tables = {'a': 'b', 'b': 'b', 'c': 'c', 'd': 'd'}
-  assert gone(compress.selected(SCORES, keep=1, tables=tables)) == {'c', 'd'}
+  rules = compress.selected(SCORES, keep=1, tables=tables)
+  assert gone(rules, {'b', 'c', 'd'}) == {'c', 'd'}
+  assert left_out(rules) == {'b'}
+
+
+def test_what_does_harm_buys_nothing_for_others():
+  rules = compress.selected({'a': 1.0, 'b': 0.2, 'c': -5.0}, max_loss=0.1)
+  assert gone(rules, 'abc') == {'c'}
 
 
 def test_rules_that_stay_come_after():

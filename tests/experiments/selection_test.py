@@ -1,5 +1,6 @@
 """Rankings are kept, models of fewer features read fewer columns, and the experiment, shrunk."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -48,8 +49,34 @@ def test_a_ranking_is_made_once(setting, monkeypatch):
   with flagsaver.flagsaver(gate_steps=4, gate_batch=500):
     first = selection.ranked('droprank', setting, 0)
     assert set(first.importance) == set(setting.source.schema.names)
-    monkeypatch.setitem(selection.METHODS, 'droprank', None)
+    never = selection.METHODS['droprank']._replace(rank=None)
+    monkeypatch.setitem(selection.METHODS, 'droprank', never)
     assert selection.ranked('droprank', setting, 0) == first
+    with flagsaver.flagsaver(price=0.5), pytest.raises(TypeError):
+      selection.ranked('droprank', setting, 0)  # Another price is another ranking.
+
+
+def test_costs_are_of_the_full_model_that_they_were_measured_on(setting, monkeypatch):
+  first = setting.costs()
+  monkeypatch.setattr(selection.costs_lib, 'measure', None)
+  assert setting.costs() == first
+  with pytest.raises(TypeError):
+    dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=8)).costs()
+
+
+def test_fscd_prices_every_table_by_what_it_costs(setting):
+  rules = dict(selection.fscd(setting, 0.01).rules)
+  prices = {t: chain.arguments['links'][0].arguments['price'] for t, chain in rules.items()}
+  assert prices['noise'] > prices['hour']  # 1,001 rows against 25.
+  assert sum(prices.values()) / len(prices) == pytest.approx(0.01)
+
+
+def test_gates_stand_before_what_stores_the_tables(setting):
+  hashed = dataclasses.replace(FULL, rules=(('.*', compress.multi_hash(8)),))
+  trial = selection.droprank(hashed, setting.source, 1e-3)
+  plan = trial.model(setting.source).codec.plan
+  assert set(plan['user']) == {'table', 'gate'}
+  assert plan['user']['table']['way_0'].rows == 8
 
 
 def test_gates_are_learned_alone_and_on_held_out_samples(setting):
@@ -82,6 +109,12 @@ def test_closed_gates_are_dropped_and_shared_tables_stay():
   outcome = trials.Outcome(model, rules, gate, None)
   found = selection.kept(source, (('.*', compress.identity()),))(outcome)
   assert {n for n in source.rows if compress.match(n, found).name == 'drop'} == {'noise', 'price'}
+
+
+def test_other_rules_behind_a_selection_are_another_trial():
+  source = synthetic.Synthetic(synthetic.small())
+  names = {selection.kept(source, (('.*', compress.multi_hash(n)),)).__name__ for n in (8, 16)}
+  assert len(names) == 2
 
 
 def run(folder, *arguments):
