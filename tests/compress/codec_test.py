@@ -92,8 +92,8 @@ def random_technique():
   """Adds a draw of its key, one for each read, as stochastic techniques do."""
 
   def build(full):
-    def decode(rows, *, train=False, rng=None, step=None):
-      del step
+    def decode(rows, *, train=False, rng=None, **context):
+      del context
       return rows + jax.random.uniform(rng, rows.shape) if train else rows
 
     return codec_lib.Codec(full, lambda x: x, lambda ids: ids, decode)
