@@ -49,6 +49,11 @@ class Entry:
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
   source: Callable[[], tuple[columns.Source, dict[str, Any]]] | None = None
 
+  @property
+  def label(self) -> str:
+    """What --only looks in."""
+    return f'{self.group}: {self.trial.name}'
+
 
 def base() -> trials.Trial:
   """The trial that a sweep changes: full tables with the settings of the data set."""
@@ -79,6 +84,27 @@ def on(tables: list[str], make: Callable[[str], compress.Technique]) -> compress
   return (*((re.escape(t), make(t)) for t in tables), ('.*', compress.identity()))
 
 
+def entries(sweep: Callable[..., None], source: columns.Source) -> list[Entry]:
+  """The rows of a sweep that --only names.
+
+  Raises:
+    ValueError: there are none.
+  """
+  found: list[Entry] = []
+
+  def add(group, name, *, links=(), facts=None, source=None, **changes):
+    trial = dataclasses.replace(base(), **({'name': folder_name(group, name)} | changes))
+    found.append(Entry(group, trial, tuple(links), facts or {}, source))
+    return trial
+
+  sweep(add, source)
+  wanted = re.compile(ONLY.value or '')
+  chosen = [entry for entry in found if wanted.search(entry.label)]
+  if not chosen:
+    raise ValueError(f'--only={ONLY.value}: no row is called so.')
+  return chosen
+
+
 def run(
   experiment: str, sweep: Callable[..., None], render: Callable[[dict], str], axis: str = 'bytes'
 ) -> None:
@@ -92,18 +118,7 @@ def run(
     axis: 'bytes' of the served tables or 'bytes_training' in the picture.
   """
   source = common.source()
-  entries: list[Entry] = []
-
-  def add(group, name, *, links=(), facts=None, source=None, **changes):
-    trial = dataclasses.replace(base(), **({'name': folder_name(group, name)} | changes))
-    entries.append(Entry(group, trial, tuple(links), facts or {}, source))
-    return trial
-
-  sweep(add, source)
-  wanted = re.compile(ONLY.value or '')
-  chosen = [e for e in entries if wanted.search(f'{e.group}: {e.trial.name}')]
-  if not chosen:
-    raise ValueError(f'--only={ONLY.value}: no row is called so.')
+  chosen = entries(sweep, source)
   name = f'{experiment}_{common.data_name()}'
   shared = {'base': base().describe(source), **common.best_possible(source)}
   if common.SAVE.value:
@@ -111,13 +126,15 @@ def run(
   with common.workdir(experiment) as folder:
     rows = []
     for i, entry in enumerate(chosen):
-      print(f'[{i + 1}/{len(chosen)}] {entry.group}: {entry.trial.name}', flush=True)
+      print(f'[{i + 1}/{len(chosen)}] {entry.label}', flush=True)
       own, facts = (source, {}) if entry.source is None else entry.source()
       found = trials.run(entry.trial, own, folder, common.seeds(), entry.links)
       rows += [row | {'group': entry.group, **entry.facts, **facts} for row in found]
       # After every trial, so that a sweep that is stopped has kept what it has measured.
       result = merged(common.result(experiment, source, rows, **shared), name)
       common.save(folder, result, name)
+    if common.SHARED.value:
+      return  # The report is made of all rows, by a run that finds them done.
     text = f'{render(result)}\n\n{report.caption(result)}\n'
     (folder / 'report.md').write_text(text)
     report.groups(result, folder / 'report.png', axis)

@@ -11,8 +11,9 @@ os.environ['XLA_FLAGS'] = (
   + ' --xla_backend_optimization_level=0'
 )
 # Runs that are killed, resumed or repeated by a test compile the same programs in new processes.
-_CACHE = pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'
-os.environ['JAX_COMPILATION_CACHE_DIR'] = str(_CACHE)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
+  pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'
+)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
