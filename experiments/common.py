@@ -51,6 +51,9 @@ SEEDS = flags.DEFINE_integer(
 FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
 EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default: by data set.')
+HIDDEN = flags.DEFINE_list(
+  'hidden', None, 'Units of the deep part, as 400,400,400. Default: by data set.'
+)
 SAVE = flags.DEFINE_bool(
   'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
 )

@@ -62,5 +62,11 @@ _BY_NAME = {
 
 
 def of(data: str) -> Settings:
-  """The settings of a data set, widened or not; a general choice for one that is not known."""
-  return _BY_NAME.get(data.removesuffix(common.WIDE), Settings())
+  """The settings of a data set, widened or not; a general choice for one that is not known.
+
+  With --hidden, its deep part is that.
+  """
+  found = _BY_NAME.get(data.removesuffix(common.WIDE), Settings())
+  if not common.HIDDEN.value:
+    return found
+  return dataclasses.replace(found, hidden=tuple(map(int, common.HIDDEN.value)))

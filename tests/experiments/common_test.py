@@ -4,8 +4,13 @@ import multiprocessing
 import os
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from experiments import common, report
+from experiments import common, report, settings
+
+if not flags.FLAGS.is_parsed():
+  flags.FLAGS(['test'])
 
 
 def _hold(folder, held, release):
@@ -61,3 +66,10 @@ def test_ladder_gives_ratios_to_the_first_rung_and_a_picture(tmp_path):
   assert lines[4].startswith('| best possible')
   report.figure(found, tmp_path / 'figure.png')
   assert (tmp_path / 'figure.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_hidden_takes_the_place_of_the_deep_part_of_the_data_set():
+  assert settings.of('frappe_x1').net_options('dcn')['hidden'] == (128, 64)
+  with flagsaver.flagsaver(hidden=['400', '400']):
+    assert settings.of('frappe_x1_wide').net_options('dcn')['hidden'] == (400, 400)
+    assert 'hidden' not in settings.of('frappe_x1').net_options('fm')
