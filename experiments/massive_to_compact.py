@@ -113,7 +113,7 @@ def ladder(source: columns.Source) -> list[Rung]:
     Rung(small, _same('node vectors in int8', **related)),
     Rung(small, selected('selected features', (('.*', compress.identity()),))),
     Rung(small, selected('multi-hash', rules), quantized),
-    Rung(lambda: source, _same('without crosses', **shared)),
+    Rung(lambda: source, _same(report.BESIDE, **shared)),
   ]
 
 

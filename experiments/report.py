@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+BESIDE = 'without crosses'
+"""The row of a ladder that is no rung of it."""
+
 
 def spread(values: Sequence[float], digits: int = 5) -> str:
   """mean ± sample standard deviation; one value alone has no spread."""
@@ -155,29 +158,30 @@ def _load(where: dict[str, Any]) -> str:
 
 
 def figure(found: dict[str, Any], path: pathlib.Path) -> None:
-  """AUC against table bytes (log scale), a point per rung with its spread."""
+  """AUC against table bytes (log scale), a mark for each rung with its spread."""
   import matplotlib
 
   matplotlib.use('Agg')
   from matplotlib import pyplot
 
-  fig, axes = pyplot.subplots(figsize=(7, 4.2), layout='constrained')
-  rows = found['rows']
-  nbytes = [total(row) for row in rows]
-  means = [statistics.fmean(row['test']['auc']) for row in rows]
-  errors = [
-    statistics.stdev(row['test']['auc']) if len(row['test']['auc']) > 1 else 0 for row in rows
-  ]
-  axes.errorbar(nbytes, means, yerr=errors, fmt='o-', capsize=3, color='#1f5fa8')
-  for row, x, y in zip(rows, nbytes, means, strict=True):
-    label = f'{row["name"]}\n{size(x)}'
-    axes.annotate(label, (x, y), xytext=(0, 9), textcoords='offset points', ha='center', fontsize=9)
+  fig, axes = pyplot.subplots(figsize=(8, 4.4), layout='constrained')
+  marks = 'osD^v<>Ph*Xdp'
+  points = [(total(row), statistics.fmean(row['test']['auc'])) for row in found['rows']]
+  # The model without crosses is beside the ladder, not on it.
+  rungs = [x for x, row in zip(points, found['rows'], strict=True) if row['name'] != BESIDE]
+  axes.plot(*zip(*rungs, strict=True), color='#bbbbbb', linewidth=1, zorder=1)
+  for i, (row, (x, y)) in enumerate(zip(found['rows'], points, strict=True)):
+    auc = row['test']['auc']
+    axes.errorbar(
+      x, y, yerr=statistics.stdev(auc) if len(auc) > 1 else 0, fmt=marks[i % len(marks)],
+      capsize=3, color=pyplot.colormaps['tab10'](i % 10), label=f'{row["name"]}, {size(x)}',
+    )  # fmt: skip
   if found.get('best'):
     axes.axhline(found['best']['auc'], color='#888888', linestyle=':', label='best possible')
-    axes.legend(loc='lower right')
+  # Beside the axes, since rungs may lie close together.
+  axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5))
   axes.set_xscale('log')
   axes.invert_xaxis()
-  axes.margins(x=0.18, y=0.3)
   axes.set_xlabel('bytes of the embedding tables and of what is looked up before them')
   axes.set_ylabel('test AUC')
   axes.set_title(f'{found["experiment"]} on {found.get("title", found["data"])}')
