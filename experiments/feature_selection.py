@@ -32,11 +32,11 @@ _COUNTS = flags.DEFINE_list(
   'counts', None, 'Numbers of features to keep. Default: all, or 8 of them.'
 )
 _PARTS = flags.DEFINE_list(
-  'parts', [], 'Parts of all bytes, and of all time online, within which features are chosen.'
+  'cost_parts', [], 'Parts of all bytes, and of all time online, within which features are chosen.'
 )
 _RANK_ONLY = flags.DEFINE_bool('rank_only', False, 'Rank; train nothing with fewer features.')
 flags.register_validator(
-  'parts', lambda parts: all(0 < float(x) <= 1 for x in parts), 'Parts are in 0..1.'
+  'cost_parts', lambda parts: all(0 < float(x) <= 1 for x in parts), 'Parts are in 0..1.'
 )
 _WARM = flags.DEFINE_bool('warm_start', False, "Go on from the full model's part, not anew.")
 

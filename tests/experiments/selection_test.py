@@ -126,7 +126,7 @@ def run(folder, *arguments):
 
 
 def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
-  done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2', '--parts=0.5')
+  done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2', '--cost_parts=0.5')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
   shark, random = found['rows']
