@@ -47,7 +47,10 @@ WEIGHED = ('dnn', 'dcn', 'dcnv2', 'inner_product', 'relation', 'relation_dcn', '
 
 def shapes(net, fields, dim=DIM):
   example = jnp.zeros((2, len(fields), net.width(dim)))
-  init = lambda v: net.init(jax.random.key(0), v, train=False)  # noqa: E731
+
+  def init(vectors):
+    return net.init(jax.random.key(0), vectors, train=False)
+
   return jax.eval_shape(init, example)
 
 
