@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from ctr_jax import compress
+from ctr_jax.compress import codec
 from ctr_jax.evaluate import importance
 from experiments import common, report, selection, sweeps, trials
 
@@ -98,7 +99,8 @@ def _within(setting, cost, part):
 
   def choose(scores):
     rules = compress.selected(scores, budget=part * sum(costs.values()), costs=costs, tables=tables)
-    return [name for name in scores if compress.match(name, rules).name != 'drop']
+    stored = {name for name in scores if compress.match(tables[name], rules).name != 'drop'}
+    return [name for name in scores if name in stored and not codec.drops(name, rules)]
 
   return choose
 

@@ -5,13 +5,14 @@ import json
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 from ctr_jax import compress
-from ctr_jax.data import synthetic
+from ctr_jax.data import schema, synthetic
 from ctr_jax.train import loop
 from experiments import feature_selection, optimizers, selection, trials
 
@@ -147,3 +148,14 @@ def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
   wrong = run(tmp_path, '--counts=9', '--only=random')
   assert wrong.returncode == 1
   assert 'there are 7 features' in wrong.stderr
+
+
+def test_a_limit_leaves_features_of_shared_tables_out_by_name(setting, monkeypatch):
+  shared = {'user': 'user', 'item': 'item', 'previous': 'item'}
+  features = tuple(schema.Feature(name, table=table) for name, table in shared.items())
+  source = SimpleNamespace(schema=schema.Schema('shared', features))
+  costs = {name: selection.costs_lib.Cost(1.0, 10.0, 1) for name in shared}
+  monkeypatch.setattr(selection.Setting, 'costs', lambda self: costs)
+  choose = feature_selection._within(dataclasses.replace(setting, source=source), 'bytes', 0.7)
+  assert choose({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
+  assert choose({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user', 'previous']
