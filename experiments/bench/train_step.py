@@ -42,7 +42,7 @@ _DENSE_ROWS = flags.DEFINE_integer(
 _MODEL_ROWS = flags.DEFINE_integer('model_rows', 1_000_000, 'Rows of the whole models; 0 for none.')
 _FEATURES = flags.DEFINE_integer('features', 26, 'Features, one id each.')
 _DIM = flags.DEFINE_integer('dim', 16, 'Embedding dimension.')
-_HIDDEN = flags.DEFINE_integer('hidden', 32, 'Units of the hidden layer.')
+_UNITS = flags.DEFINE_integer('units', 32, 'Units of the hidden layer.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Turns of each method.')
 _STEPS = flags.DEFINE_integer('steps', 15, 'Steps in a turn.')
 _MEMORY = flags.DEFINE_bool('memory', True, 'Measure peak memory too.')
@@ -60,7 +60,7 @@ _DISTRIBUTIONS = {'torch': 'torch', 'fbgemm': 'fbgemm-gpu-cpu', 'deepctr': 'deep
 def shape_of(tables: int, rows: int) -> bench.Shape:
   """`rows` in all, spread evenly."""
   size = max(rows // tables, 1)
-  return bench.Shape((size,) * tables, _FEATURES.value, _DIM.value, _HIDDEN.value, _batch())
+  return bench.Shape((size,) * tables, _FEATURES.value, _DIM.value, _UNITS.value, _batch())
 
 
 def _batch() -> int:
@@ -196,7 +196,7 @@ def _peak() -> int:
 
 def measure_memory(tables: int, rows: int, layout: str) -> dict[str, Any]:
   """`child` in a fresh process, against 1.25 × (tables + optimizer state) + 600 MB."""
-  shape = [f'--{flag.name}={flag.value}' for flag in (_FEATURES, _DIM, _HIDDEN)]
+  shape = [f'--{flag.name}={flag.value}' for flag in (_FEATURES, _DIM, _UNITS)]
   shape.append(f'--batch_size={_batch()}')
   command = [sys.executable, '-m', 'experiments.bench.train_step']
   done = subprocess.run(

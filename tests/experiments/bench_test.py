@@ -13,7 +13,7 @@ from experiments import tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = (
-  '--features=4', '--dim=4', '--hidden=8', '--batch_size=16', '--rounds=1', '--steps=2',
+  '--features=4', '--dim=4', '--units=8', '--batch_size=16', '--rounds=1', '--steps=2',
   '--dense_rows=100',
 )  # fmt: skip
 PEERS = ('torch', 'fbgemm_gpu', 'deepctr_torch')
