@@ -8,7 +8,7 @@ straight from the tables (`gather_all`), or the distinct rows that a training st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -240,14 +240,55 @@ def logits(
   Returns:
     Logits [batch] and the net's new batch statistics ({} outside training).
   """
-  context = {'train': train, 'rng': rng, 'step': step}
-  vectors_BxFxD = vectors(model, rows, values, **context)
+  vectors_BxFxD = vectors(model, rows, values, train=train, rng=rng, step=step)
+  return of_vectors(model, variables, vectors_BxFxD, train=train, rng=rng)
+
+
+def of_vectors(
+  model: Model,
+  variables: Mapping[str, Any],
+  vectors_BxFxD: jax.Array,
+  *,
+  train: bool = False,
+  rng: jax.Array | None = None,
+) -> tuple[jax.Array, Any]:
+  """Vectors → logits: the second half of `logits`."""
   if not train:
     return model.net.apply(variables, vectors_BxFxD, train=False), {}
   logit, updated = model.net.apply(
     variables, vectors_BxFxD, train=True, mutable=['batch_stats'], rngs={'dropout': rng}
   )
   return logit, updated.get('batch_stats', {})
+
+
+class Scorer(NamedTuple):
+  """How batches are scored.
+
+  Attributes:
+    prepare: columns of a batch → what `score` takes; runs on the host, in a thread.
+    score: (arrays, net, prepared) → logits [batch]; jitted.
+    multiple: a batch is a multiple of so many samples.
+    host: of several processes that each prepare their part of a batch, and get all logits, the
+      number of this one.
+    hosts: how many there are.
+  """
+
+  prepare: Callable[[Mapping[str, np.ndarray]], Any]
+  score: Callable[..., jax.Array]
+  multiple: int = 1
+  host: int = 0
+  hosts: int = 1
+
+
+def scorer(model: Model) -> Scorer:
+  """On one device."""
+
+  def score(arrays, net, prepared):
+    rows = gather_all(model, arrays, prepared.index)
+    return logits(model, net, rows, prepared.values)[0]
+
+  jitted = jax.jit(score, compiler_options=compiler_options())
+  return Scorer(lambda batch: inputs(model, batch), jitted)
 
 
 def compiler_options() -> dict[str, str]:

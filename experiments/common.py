@@ -20,7 +20,8 @@ import jax
 from absl import app, flags, logging
 
 from ctr_jax.data import columns, noise, synthetic
-from ctr_jax.train import journal, loop
+from ctr_jax.train import journal, loop, processes
+from experiments import cluster
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / 'experiments' / 'results'
@@ -71,6 +72,7 @@ _SYNTHETIC = {
   'synthetic_selection': synthetic.selection,
   'synthetic_large_ids': synthetic.large_ids,
 }
+flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 # Names of sets that end so are widened, by so many noise copies of every feature.
 WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
@@ -95,7 +97,16 @@ def schedule(epochs: int, batch_size: int) -> loop.Schedule:
 
 
 def source() -> columns.Source:
-  """The data that `--data` names; known sets and logs of one's own are encoded on first use."""
+  """The data that `--data` names; known sets and logs of one's own are encoded on first use.
+
+  Of several processes the first does what is done once; the others wait for it.
+  """
+  found = _source() if processes.is_first() else None
+  processes.together('data')
+  return found or _source()
+
+
+def _source():
   name = DATA.value.removesuffix(WIDE)
   found = _named(name)
   if name == DATA.value:
@@ -163,6 +174,9 @@ def locked(folder: pathlib.Path, *, shared: bool = False, wait: bool = False):
     ValueError: another process holds it, and this one does not wait.
   """
   folder.mkdir(parents=True, exist_ok=True)
+  if not processes.is_first():  # The first of several holds it for all.
+    yield folder
+    return
   kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
   with (folder / '.lock').open('a+') as file:
     try:
@@ -237,6 +251,7 @@ def run(main: Callable[[], None]) -> None:
       raise app.UsageError(f'Unknown arguments: {" ".join(argv[1:])}. Flags begin with --.')
     logging.set_verbosity(logging.WARNING)
     try:
+      cluster.join()
       main()
     except loop.Interrupted as stop:
       print(stop, file=sys.stderr)

@@ -26,9 +26,9 @@ from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
 from ctr_jax.models import part as part_lib
 from ctr_jax.tables import gather, leaf, stack
-from ctr_jax.train import journal, loop
+from ctr_jax.train import journal, loop, mesh, step
 from ctr_jax.train import state as state_lib
-from experiments import common, optimizers
+from experiments import cluster, common, optimizers
 
 
 class Outcome(NamedTuple):
@@ -159,9 +159,13 @@ class Trial:
   after: Trial | None = None
   start: Callable[[Outcome, predict.Model, compress.Rules], Outcome | None] = carried
 
-  def model(self, source: columns.Source, rules: Any = None) -> predict.Model:
+  def model(
+    self, source: columns.Source, rules: Any = None, on: mesh.Cluster | None = None
+  ) -> predict.Model:
+    """The model, of this trial's rules or of others, and for a mesh if it is to lie on one."""
     if self.net not in models.NETS:
       raise ValueError(f'Unknown net {self.net!r}; known are {", ".join(sorted(models.NETS))}.')
+    layout = stack.stacked if self.stacked else stack.apart
     return predict.build(
       source.schema,
       source.rows,
@@ -169,7 +173,7 @@ class Trial:
       models.NETS[self.net](**self.net_options),
       self.dim,
       leaf.normal(self.init),
-      stack.stacked if self.stacked else stack.apart,
+      on.layout if on else layout,
     )
 
   def describe(self, source: columns.Source) -> dict[str, Any]:
@@ -231,9 +235,9 @@ def train(
   folder = workdir / trial.name / f'seed_{seed}'
   with common.locked(folder, wait=True):  # Rows run apart may come after the same trial.
     model, trained = fit(trial, source, folder, seed, before)
-  state = trained.state
-  stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, state.tables))
-  return trial, Outcome(model, trial.rules, stored, state.net), trained.position
+  tables, net = mesh.fetched(trained.state.tables), mesh.fetched(trained.state.net)
+  stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, tables))
+  return trial, Outcome(trial.model(source), trial.rules, stored, net), trained.position
 
 
 def fit(
@@ -244,12 +248,13 @@ def fit(
   before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
   """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
-  model = trial.model(source)
+  on = cluster.chosen()
+  model = trial.model(source, on=on)
   recipe = trial.optimizer.recipe(model)
-  score = evaluate.scorer(model)
+  program = mesh.program(on, model, recipe) if on else step.program(model, recipe)
 
   def validate(state):
-    return evaluate.evaluate(model, score, state.tables, state.net, source, 'valid')
+    return evaluate.evaluate(model, program.scorer, state.tables, state.net, source, 'valid')
 
   def start(state):
     given = trial.start(before, model, trial.rules)
@@ -257,11 +262,12 @@ def fit(
       return state
     tables = stack.pack(model.layout, leaf.flatten(given.stored))
     params = state_lib.dense_params(model, recipe, tables, given.net)
-    return state._replace(tables=tables, net=given.net, opt=recipe.tx.init(params))
+    begun = state._replace(tables=tables, net=given.net, opt=recipe.tx.init(params))
+    return mesh.placed(on, model, recipe, begun) if on else begun
 
   described = trial.describe(source) | {'seed': seed}
   run = loop.Run(
-    model, recipe, trial.schedule, source, folder, described, seed, validate,
+    model, program, trial.schedule, source, folder, described, seed, validate,
     name=f'{trial.name} seed {seed}', start=start if before else None, split=trial.split,
   )  # fmt: skip
   return model, run.fit()
@@ -338,7 +344,7 @@ def _served(trial, outcome, source, link):
 def _measure(outcome, source):
   model, net = outcome.model, outcome.net
   arrays = stack.pack(model.layout, leaf.flatten(outcome.stored))
-  score = evaluate.scorer(model)
+  score = predict.scorer(model)
   passes = [evaluate.evaluate(model, score, arrays, net, source, 'test') for _ in range(3)]
   test = {k: v for k, v in passes[0].items() if k != 'samples_per_second'}
   return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -31,49 +30,41 @@ class Scores(NamedTuple):
   seconds: float
 
 
-def scorer(model: predict.Model):
-  """A jitted (arrays, net, index, values) → logits [batch]."""
-
-  @functools.partial(jax.jit, compiler_options=predict.compiler_options())
-  def score(arrays, net, index, values):
-    rows = predict.gather_all(model, arrays, index)
-    return predict.logits(model, net, rows, values)[0]
-
-  return score
-
-
 def scores(
   model: predict.Model,
-  score: Any,
+  scorer: predict.Scorer,
   arrays: Mapping[str, jax.Array],
   net: Any,
   source: columns.Source,
   split: str,
   batch_size: int = 16384,
 ) -> Scores:
-  """Logits of every sample of a split."""
-  group = source.schema.group
-  names = tuple(dict.fromkeys((*model.columns, 'label', *((group,) if group else ()))))
-  batch_size = min(batch_size, source.num_samples(split))
-  reader = batches.Batches(source, split, names, batch_size, shuffle=False)
-  labels, groups, logits, start = [], [], [], None
-
-  def prepare(batch):
-    return batch, predict.inputs(model, batch)
-
-  for batch, inputs in batches.prefetch(reader.epoch(0), prepare):
+  """Logits of every sample of a split; of several processes each reads a part, and gets all."""
+  samples, group = source.num_samples(split), source.schema.group
+  batch_size = min(batch_size, samples)
+  batch_size = -(-batch_size // scorer.multiple) * scorer.multiple
+  reader = batches.Batches(
+    source, split, (*model.columns, 'label'), batch_size, shuffle=False,
+    host=scorer.host, hosts=scorer.hosts,
+  )  # fmt: skip
+  known = source.read(split, ('label', *((group,) if group else ())), 0, samples)
+  logits, start = [], None
+  for prepared in batches.prefetch(reader.epoch(0), scorer.prepare):
     if start is None:  # Compile outside of the clock.
-      jax.block_until_ready(score(arrays, net, *inputs))
+      jax.block_until_ready(scorer.score(arrays, net, prepared))
       start = time.perf_counter()
-    kept = int(batch['weight'].sum())
     # Dispatched, not fetched: the device scores while the host reads on.
-    logits.append((score(arrays, net, *inputs), kept))
-    labels.append(batch['label'][:kept])
-    if group:
-      groups.append(batch[group][:kept])
-  fetched = np.concatenate([np.asarray(x)[:kept] for x, kept in logits])
+    logits.append(scorer.score(arrays, net, prepared))
+  found = _in_order([np.asarray(x) for x in logits], samples, scorer.hosts)
   seconds = time.perf_counter() - start
-  return Scores(np.concatenate(labels), fetched, np.concatenate(groups) if group else None, seconds)
+  return Scores(known['label'], found, known[group] if group else None, seconds)
+
+
+def _in_order(logits, samples, hosts):
+  """Logits by batch, each with a part of every host, to those of the split: `data.batches`."""
+  by_host = np.stack(logits).reshape(len(logits), hosts, -1).swapaxes(0, 1).reshape(hosts, -1)
+  rows = [(h + 1) * samples // hosts - h * samples // hosts for h in range(hosts)]
+  return np.concatenate([x[:n] for x, n in zip(by_host, rows, strict=True)])
 
 
 def evaluate(*args, **kwargs) -> dict[str, float]:

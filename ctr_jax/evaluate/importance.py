@@ -83,7 +83,7 @@ def permutation(
   samples = source.num_samples(split)
   columns = source.read(split, (*model.columns, 'label'), 0, samples)
   schema = dataclasses.replace(source.schema, group='')  # Nothing is measured by group.
-  score = evaluate.scorer(model)
+  score = predict.scorer(model)
 
   def loss(columns):
     held = _Held(schema, columns)

@@ -34,21 +34,56 @@ def normal(stddev: float) -> Init:
   return in_blocks(draw)
 
 
-def in_blocks(draw: Init) -> Init:
-  """`draw` for a block of rows at a time: at once, it would need several more tables to be made."""
+@dataclasses.dataclass(frozen=True)
+class InBlocks:
+  """An initializer that draws blocks of rows: all at once need several more tables to be made.
 
-  def init(key, shape, dtype):
+  What a row starts from depends on the key and the table's shape, so that a device that holds some
+  of the rows finds them by drawing the blocks one after another (`here`).
+
+  Attributes:
+    draw: an initializer of one block.
+  """
+
+  draw: Init
+
+  def __call__(self, key, shape, dtype):
     if not shape or shape[0] <= _BLOCK:
-      return draw(key, shape, dtype)
+      return self.draw(key, shape, dtype)
 
     def block(i, table):
-      start = jnp.minimum(i * _BLOCK, shape[0] - _BLOCK)
-      rows = draw(jax.random.fold_in(key, i), (_BLOCK, *shape[1:]), dtype)
+      start, rows = self._block(i, key, shape, dtype)
       return jax.lax.dynamic_update_slice_in_dim(table, rows, start, 0)
 
     return jax.lax.fori_loop(0, -(-shape[0] // _BLOCK), block, jnp.zeros(shape, dtype))
 
-  return init
+  def here(self, key, shape, dtype, size: int, place: Callable[[jax.Array], jax.Array]):
+    """The rows of the table that are kept here, `size` of them; the others are drawn and let go.
+
+    Args:
+      key, shape, dtype: as for the whole table.
+      size: rows that are kept.
+      place: int32 row numbers → where they are kept; out of range for those that are not.
+    """
+    blocks = max(1, -(-shape[0] // _BLOCK))
+
+    def block(i, kept):
+      start, rows = self._block(i, key, shape, dtype)
+      at = place(start + jnp.arange(len(rows), dtype=jnp.int32))
+      return kept.at[at].set(rows, mode='drop')
+
+    return jax.lax.fori_loop(0, blocks, block, jnp.zeros((size, *shape[1:]), dtype))
+
+  def _block(self, i, key, shape, dtype):
+    if shape[0] <= _BLOCK:
+      return jnp.int32(0), self.draw(key, shape, dtype)
+    start = jnp.minimum(i * _BLOCK, shape[0] - _BLOCK)
+    return start, self.draw(jax.random.fold_in(key, i), (_BLOCK, *shape[1:]), dtype)
+
+
+def in_blocks(draw: Init) -> Init:
+  """`draw`, a block of rows at a time."""
+  return InBlocks(draw)
 
 
 def constant(value: float) -> Init:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ctr_jax import predict
 from ctr_jax.tables import stack
@@ -19,12 +20,19 @@ from ctr_jax.train import state as state_lib
 
 
 def _portable(model: predict.Model, state: state_lib.State) -> dict[str, Any]:
-  """The state as nested dicts, tables and slots by leaf path."""
+  """The state as nested dicts, tables and slots by leaf path; dealt rows as they lie.
+
+  How rows are dealt does not depend on a mesh, so that each device of another one reads its part.
+  """
+
+  def leaves(arrays):
+    return stack.unpack(model.layout, arrays, in_order=False)
+
   tree = state._asdict()
-  tree['tables'] = stack.unpack(model.layout, state.tables)
+  tree['tables'] = leaves(state.tables)
   names = {slot for slots in state.slots.values() for slot in slots}
   tree['slots'] = {
-    slot: stack.unpack(model.layout, {n: x[slot] for n, x in state.slots.items() if slot in x})
+    slot: leaves({n: x[slot] for n, x in state.slots.items() if slot in x})
     for slot in sorted(names)
   }
   return tree
@@ -34,10 +42,61 @@ def _native(model: predict.Model, like: state_lib.State, tree: dict[str, Any]) -
   """The inverse of `_portable`."""
   slots = {name: {} for name in like.slots}
   for slot, leaves in tree['slots'].items():
-    for name, array in stack.pack(model.layout, leaves).items():
+    for name, array in stack.pack(model.layout, leaves, in_order=False).items():
       slots[name][slot] = array
-  tables = stack.pack(model.layout, tree['tables'])
+  tables = stack.pack(model.layout, tree['tables'], in_order=False)
   return state_lib.State(**(tree | {'tables': tables, 'slots': slots}))
+
+
+def _lanes(model):
+  """Path → hands that its rows are dealt to, where they are."""
+  return {path: place.lanes for path, place in model.layout.place.items() if place.lanes > 1}
+
+
+def _template(model, like, lanes):
+  """What to restore: shapes, and where arrays lie on a mesh, each part read by its own device."""
+  if all(place.array == path for path, place in model.layout.place.items()):
+    tree = _portable(model, like)
+  else:  # Stacks are cut and joined.
+    tree = jax.eval_shape(lambda s: _portable(model, s), like)
+
+  def saved(path, x):
+    rows = model.layout.place[path].rows
+    rows = -(-rows // lanes.get(path, 1)) * lanes.get(path, 1)
+    # As many rows as were saved, perhaps no multiple of the devices: whole on each of them.
+    place = NamedSharding(x.sharding.mesh, PartitionSpec()) if x.sharding else None
+    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=place)
+
+  return _where_dealt_anew(model, lanes, tree, saved)
+
+
+def _dealt(model, lanes, tree, like):
+  """Rows that were dealt to other hands, or to none, as this model deals them."""
+  now, wanted = _lanes(model), _portable(model, like) if lanes != _lanes(model) else None
+
+  def deal(path, x):
+    if path in lanes:
+      x = stack.undeal(x, lanes[path], model.layout.place[path].rows)
+    return stack.deal(x, now[path]) if path in now else x
+
+  tree = _where_dealt_anew(model, lanes, tree, deal)
+  if wanted is not None:
+    for part in ('tables', 'slots'):
+      place = jax.tree.map(lambda x: x.sharding, wanted[part])
+      tree[part] = jax.device_put(tree[part], place)
+  return tree
+
+
+def _where_dealt_anew(model, lanes, tree, function):
+  """`tree` with function(path, array) for tables and slots that were dealt otherwise."""
+  now = _lanes(model)
+  anew = {p for p in lanes.keys() | now.keys() if lanes.get(p, 1) != now.get(p, 1)}
+
+  def some(arrays):
+    return {p: function(p, x) if p in anew else x for p, x in arrays.items()}
+
+  slots = {slot: some(arrays) for slot, arrays in tree['slots'].items()}
+  return tree | {'tables': some(tree['tables']), 'slots': slots}
 
 
 class Checkpoints:
@@ -66,6 +125,7 @@ class Checkpoints:
       state=ocp.args.StandardSave(_portable(self._model, state)),
       position=ocp.args.JsonSave(position),
       description=ocp.args.JsonSave(self._description),
+      lanes=ocp.args.JsonSave(_lanes(self._model)),
     )
     manager.save(step, args=args, force=True)
 
@@ -85,14 +145,21 @@ class Checkpoints:
     if step is None:
       return None
     self._check(manager, step)
-    template = jax.eval_shape(lambda s: _portable(self._model, s), like)
+    lanes = self._saved_lanes(manager, step)
+    template = _template(self._model, like, lanes)
     restored = manager.restore(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardRestore(template), position=ocp.args.JsonRestore()
       ),
     )
-    return _native(self._model, like, restored['state']), restored['position']
+    tree = _dealt(self._model, lanes, restored['state'], like)
+    return _native(self._model, like, tree), restored['position']
+
+  def _saved_lanes(self, manager, step):
+    if not (manager.directory / str(step) / 'lanes').exists():
+      return {}  # Of a time when no rows were dealt.
+    return manager.restore(step, args=ocp.args.Composite(lanes=ocp.args.JsonRestore()))['lanes']
 
   def _check(self, manager, step):
     saved = manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))[

@@ -11,16 +11,22 @@ from typing import Any
 
 import tqdm
 
+from ctr_jax.train import processes
+
 
 def say(text: str) -> None:
-  """A line for whoever watches; standard output is for results."""
-  print(text, file=sys.stderr, flush=True)
+  """A line for whoever watches, once for all processes; standard output is for results."""
+  if processes.is_first():
+    print(text, file=sys.stderr, flush=True)
 
 
 class Journal:
   """Appends each epoch's metrics to `metrics.jsonl` and to TensorBoard events in one folder."""
 
   def __init__(self, folder: pathlib.Path):
+    self._silent = not processes.is_first()  # One of several processes writes for all.
+    if self._silent:
+      return
     import tensorboardX  # Here, because it is slow to import and a run may never need it.
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,6 +35,8 @@ class Journal:
 
   def write(self, entry: dict[str, Any]) -> None:
     """`entry` has a 'step'; an entry of a step that is already there is not written twice."""
+    if self._silent:
+      return
     if self._path.exists():
       steps = [json.loads(line)['step'] for line in self._path.read_text().splitlines()]
       if entry['step'] in steps:
@@ -40,7 +48,8 @@ class Journal:
         self._events.add_scalar(name, value, entry['step'])
 
   def close(self) -> None:
-    self._events.close()
+    if not self._silent:
+      self._events.close()
 
 
 class _Bar:

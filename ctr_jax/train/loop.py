@@ -6,6 +6,7 @@ a run that is killed at any moment and started again ends with the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -20,7 +21,7 @@ import numpy as np
 
 from ctr_jax import predict
 from ctr_jax.data import batches, columns
-from ctr_jax.train import checkpoint, journal
+from ctr_jax.train import checkpoint, journal, processes
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 
@@ -69,6 +70,7 @@ class Position:
   misses: int = 0
   done: bool = False
   loss: float = 0.0  # Sum over the epoch's steps, for the log.
+  traffic: dict[str, float] = dataclasses.field(default_factory=dict)  # The epoch's worst.
   seconds: float = 0.0  # Spent in training steps.
   samples: int = 0
   history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -99,7 +101,7 @@ class Run:
   def __init__(
     self,
     model: predict.Model,
-    recipe: state_lib.Recipe,
+    program: step_lib.Program,
     schedule: Schedule,
     source: columns.Source,
     folder: pathlib.Path,
@@ -110,14 +112,14 @@ class Run:
     start: Callable[[state_lib.State], state_lib.State] | None = None,
     split: str = 'train',
   ):
-    self._model, self._recipe, self._schedule = model, recipe, schedule
+    self._program, self._schedule = program, schedule
     self._folder, self._seed, self._name = folder, seed, name
     self._batches = batches.Batches(
-      source, split, (*model.columns, 'label'), schedule.batch_size, seed=seed
-    )
+      source, split, (*model.columns, 'label'), schedule.batch_size, seed=seed,
+      host=program.host, hosts=program.hosts,
+    )  # fmt: skip
     self._checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', model, description)
     self._journal = journal.Journal(folder)
-    self._step = step_lib.compiled(model, recipe)
     self._validation = validate
     self._start = start
     self._terminated = threading.Event()
@@ -125,10 +127,10 @@ class Run:
 
   def fit(self) -> Trained:
     """Trains until the schedule ends, from the last checkpoint if there is one."""
-    like = jax.eval_shape(lambda: state_lib.init(self._model, self._recipe, self._seed))
+    like = self._program.like()
     restored = self._checkpoints.restore('last', like)
     if restored is None:
-      state, position = state_lib.create(self._model, self._recipe, self._seed), Position()
+      state, position = self._program.create(self._seed), Position()
       state = self._start(state) if self._start else state
     else:
       state, position = restored[0], Position(**restored[1])
@@ -145,16 +147,15 @@ class Run:
     return Trained(best, state, position)
 
   def _epoch(self, state, position):
-    def prepare(batch):
-      return step_lib.batch(self._model, self._recipe, batch)
-
     total = self._batches.steps_per_epoch
-    stream = batches.prefetch(self._batches.epoch(position.epoch, position.step), prepare)
+    stream = batches.prefetch(
+      self._batches.epoch(position.epoch, position.step), self._program.batch
+    )
     title = f'{self._name} epoch {position.epoch + 1}'
     started, pending = time.perf_counter(), None
     with journal.progress(title, total, position.step) as bar:
       for inputs in stream:
-        state, metrics = self._step(state, inputs)
+        state, metrics = self._program.step(state, inputs)
         if not self._warm:  # The first call compiles: it is outside of the clock.
           jax.block_until_ready(metrics)
           self._warm, started = True, time.perf_counter()
@@ -186,6 +187,9 @@ class Run:
     if not np.isfinite(value):
       raise Diverged(self._diagnosis(value, inputs, position))
     position.loss += value
+    for name, found in metrics.items():
+      if name != 'loss':  # Of the exchange between devices: the worst of the epoch.
+        position.traffic[name] = max(float(found), position.traffic.get(name, 0.0))
     bar.update(value)
 
   def _validate(self, state, position):
@@ -198,18 +202,21 @@ class Run:
       'step': int(state.step),
       'train_loss': position.loss / max(position.step, 1),
       'scale': float(state.scale),
+      **position.traffic,
       **{f'valid_{k}': float(v) for k, v in measured.items()},
     }
     better = position.best is None or value >= position.best + schedule.min_delta
     position.history.append(entry)
     position.epoch, position.step, position.loss = position.epoch + 1, 0, 0.0
+    position.traffic = {}
     if better:
       position.best, position.best_epoch = value, position.epoch
       self._checkpoints.save('best', state, dataclasses.asdict(position))
     else:
       position.misses += 1
       scale = max(float(state.scale) * schedule.decay, schedule.floor)
-      state = state._replace(scale=jax.numpy.float32(scale))
+      where = getattr(state.scale, 'sharding', None)  # On all devices, if the others are.
+      state = state._replace(scale=jax.device_put(np.float32(scale), where))
     position.done = position.misses >= schedule.patience or position.epoch >= schedule.epochs
     self._checkpoints.save('last', state, dataclasses.asdict(position))
     self._journal.write(entry)
@@ -225,25 +232,35 @@ class Run:
     )
 
   def _listening(self):
-    return Listening(self._terminated)
+    # One of several processes cannot leave in order by itself: it dies, and the others with it.
+    return contextlib.nullcontext() if processes.joined() else Listening(self._terminated)
 
   def _diagnosis(self, value, inputs, position):
     """A sentence for a diverged run: which step, what was in the batch, where to go on from."""
     self._checkpoints.wait()
     lines = [
       f'The loss is {value} at epoch {position.epoch + 1}, step {position.step}. '
-      f'Labels: mean {float(np.mean(inputs.label)):.4f}. Values of the batch:'
+      f'Labels: mean {float(np.mean(_here(inputs.label))):.4f}. Values of the batch:'
     ]
     for name, x in inputs.values.items():
+      x = _here(x)
       bad = int(np.sum(~np.isfinite(x)))
       lines.append(f'  {name}: min {np.min(x):.4g}, max {np.max(x):.4g}, not finite {bad}')
     for name, x in inputs.index.items():
+      x = _here(x)
       lines.append(f'  {name}: rows {np.min(x)}..{np.max(x)}')
     lines.append(
       f'The last good checkpoint is in {self._folder / "checkpoints"}. '
       'Lower the learning rate, clip gradients, or look at the numeric features above.'
     )
     return '\n'.join(lines)
+
+
+def _here(x):
+  """What this process has of an array of the batch."""
+  if isinstance(x, jax.Array):
+    return np.concatenate([np.asarray(part.data) for part in x.addressable_shards])
+  return x
 
 
 class Listening:
@@ -263,7 +280,9 @@ class Listening:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes atomically: whoever reads finds the old file or the new one."""
+  """Writes atomically: whoever reads finds the old file or the new one. One process for all."""
+  if not processes.is_first():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')

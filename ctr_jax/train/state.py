@@ -74,14 +74,26 @@ def dense_params(model: predict.Model, recipe: Recipe, tables, net) -> dict[str,
   return {'net': net['params'], 'tables': {n: tables[n] for n in dense(model, recipe)}}
 
 
-def init(model: predict.Model, recipe: Recipe, seed: int) -> State:
-  """The state before the first step, a function of the seed alone. For jit or `eval_shape`."""
-  key = jax.random.key(seed)
+def drawn(model: predict.Model, key: jax.Array) -> dict[str, jax.Array]:
+  """The tables before the first step."""
   leaves = {
     path: leaf.init(leaf_lib.path_key(key, path), leaf.shape, leaf.dtype)
     for path, leaf in model.layout.leaves.items()
   }
-  tables = stack.pack(model.layout, leaves)
+  return stack.pack(model.layout, leaves)
+
+
+def init(model: predict.Model, recipe: Recipe, seed: int, draw=drawn) -> State:
+  """The state before the first step, a function of the seed alone. For jit or `eval_shape`.
+
+  Args:
+    model: what learns.
+    recipe: how.
+    seed: an integer.
+    draw: (model, key) → the tables, if they are not drawn as a whole.
+  """
+  key = jax.random.key(seed)
+  tables = draw(model, key)
   slots = {}
   for name in by_rows(model, recipe):
     described = recipe.rows.slots(model.layout.arrays[name])

@@ -8,7 +8,8 @@ is faster.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -40,25 +41,35 @@ class Batch(NamedTuple):
 
 def batch(model: predict.Model, recipe: state_lib.Recipe, columns: Mapping[str, Any]) -> Batch:
   """Columns of a batch → what a step takes. NumPy, for the prefetch thread."""
+  return batch_of(model, state_lib.by_rows(model, recipe), columns)
+
+
+def batch_of(model: predict.Model, names: Iterable[str], columns: Mapping[str, Any]) -> Batch:
+  """`batch`, with the reads of the arrays `names` told by their distinct rows."""
   index, values = predict.inputs(model, columns)
-  sparse = set(state_lib.by_rows(model, recipe))
-  reads = {p: x for p, x in index.items() if model.layout.place[p].array in sparse}
+  names = set(names)
+  reads = {p: x for p, x in index.items() if model.layout.place[p].array in names}
   unique, inverse = stack.deduplicate(model.layout, reads)
   return Batch(columns['label'], index | inverse, unique, values)
 
 
-def loss(model, recipe, params, rows, state, inputs: Batch, rng):
-  """Mean binary cross-entropy of a batch with penalties; without them; new batch statistics."""
-  tables = state.tables | params['tables']
+def read(model, tables, rows, index) -> dict[str, jax.Array]:
+  """Path → loaded rows of every read: of the distinct rows where there are any, else of tables."""
   found = {}
   for path, leaf in model.layout.leaves.items():
     name = model.layout.place[path].array
     if name in rows:
-      found[path] = rows[name][inputs.index[path]]
+      found[path] = rows[name][index[path]]
     elif leaf.by_row:
-      found[path] = leaf.load(tables[name].at[inputs.index[path]].get(mode='clip'))
+      found[path] = leaf.load(tables[name].at[index[path]].get(mode='clip'))
     else:
       found[path] = leaf.load(tables[name])
+  return found
+
+
+def loss(model, recipe, params, rows, state, inputs: Batch, rng):
+  """Mean binary cross-entropy of a batch with penalties; without them; new batch statistics."""
+  found = read(model, state.tables | params['tables'], rows, inputs.index)
   variables = state.net | {'params': params['net']}
   logit, batch_stats = predict.logits(
     model, variables, found, inputs.values, train=True, rng=rng, step=state.step
@@ -86,10 +97,7 @@ def step(model, recipe, state: state_lib.State, inputs: Batch):
     objective, argnums=(0, 1), has_aux=True
   )(params, rows)
 
-  # optax raises floats to its int32 count of steps, which strict promotion refuses.
-  with jax.numpy_dtype_promotion('standard'):
-    updates, opt = recipe.tx.update(gradients, state.opt, params)
-  params = optax.apply_updates(params, jax.tree.map(lambda u: u * state.scale, updates))
+  params, opt = descended(recipe, state, gradients, params)
   tables, slots = state.tables | params['tables'], dict(state.slots)
   for i, name in enumerate(sparse):
     tables[name], slots[name] = rowwise.apply(
@@ -104,10 +112,22 @@ def step(model, recipe, state: state_lib.State, inputs: Batch):
       step=count,
       key=jax.random.fold_in(store_key, i),
     )
-  net = state.net | {'params': params['net']}
-  if batch_stats:
-    net['batch_stats'] = batch_stats
+  net = net_of(state, params, batch_stats)
   return state._replace(step=count, tables=tables, slots=slots, net=net, opt=opt), {'loss': value}
+
+
+def descended(recipe, state, gradients, params):
+  """What `recipe.tx` moves, and its state, after one step."""
+  # optax raises floats to its int32 count of steps, which strict promotion refuses.
+  with jax.numpy_dtype_promotion('standard'):
+    updates, opt = recipe.tx.update(gradients, state.opt, params)
+  return optax.apply_updates(params, jax.tree.map(lambda u: u * state.scale, updates)), opt
+
+
+def net_of(state, params, batch_stats):
+  """The net's variables after a step."""
+  net = state.net | {'params': params['net']}
+  return net | {'batch_stats': batch_stats} if batch_stats else net
 
 
 def compiled(model: predict.Model, recipe: state_lib.Recipe):
@@ -117,6 +137,39 @@ def compiled(model: predict.Model, recipe: state_lib.Recipe):
     return step(model, recipe, state, inputs)
 
   return jax.jit(train_step, donate_argnums=0, compiler_options=predict.compiler_options())
+
+
+class Program(NamedTuple):
+  """What a training loop needs to know of a model and its recipe, wherever they run.
+
+  Attributes:
+    create: seed → the state before the first step.
+    like: () → the state's shapes, and where its arrays lie: what checkpoints are restored into.
+    batch: columns of this process's part of a batch → what `step` takes.
+    step: (state, batch) → (state, metrics); jitted, the state donated.
+    scorer: for evaluation.
+    host: the number of this process.
+    hosts: how many there are.
+  """
+
+  create: Callable[[int], state_lib.State]
+  like: Callable[[], state_lib.State]
+  batch: Callable[[Mapping[str, Any]], Batch]
+  step: Callable[..., Any]
+  scorer: predict.Scorer
+  host: int = 0
+  hosts: int = 1
+
+
+def program(model: predict.Model, recipe: state_lib.Recipe) -> Program:
+  """On one device."""
+  return Program(
+    functools.partial(state_lib.create, model, recipe),
+    lambda: jax.eval_shape(lambda: state_lib.init(model, recipe, 0)),
+    functools.partial(batch, model, recipe),
+    compiled(model, recipe),
+    predict.scorer(model),
+  )
 
 
 def l2_on_tables(l2: float, model: predict.Model | None = None) -> optax.GradientTransformation:

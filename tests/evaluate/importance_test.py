@@ -10,7 +10,7 @@ import sklearn.metrics
 
 from ctr_jax import compress, models, predict
 from ctr_jax.data import batches, synthetic
-from ctr_jax.evaluate import evaluate, importance
+from ctr_jax.evaluate import importance
 from ctr_jax.tables import leaf, stack
 from tests.models import reference
 
@@ -89,17 +89,17 @@ def test_permutation_is_a_loop_over_shuffled_columns(layout, metric):
 
 def test_permutation_reads_once_and_compiles_once(monkeypatch):
   model, arrays, net = build()
-  reads, made, scorer = [], [], evaluate.scorer
+  reads, made, scorer = [], [], predict.scorer
 
   class Counted(synthetic.Synthetic):
     def read(self, split, names, start, stop):
       reads.append((split, start, stop))
       return super().read(split, names, start, stop)
 
-  monkeypatch.setattr(evaluate, 'scorer', lambda model: made.append(scorer(model)) or made[-1])
+  monkeypatch.setattr(predict, 'scorer', lambda model: made.append(scorer(model)) or made[-1])
   importance.permutation(model, arrays, net, Counted(SOURCE.spec), batch_size=128)
   assert reads == [('valid', 0, 300)]
-  assert [score._cache_size() for score in made] == [1]
+  assert [scorer.score._cache_size() for scorer in made] == [1]
 
 
 def test_shuffles_of_a_feature_do_not_depend_on_other_features():
