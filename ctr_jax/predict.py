@@ -7,6 +7,7 @@ straight from the tables (`gather_all`), or the distinct rows that a training st
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -119,11 +120,18 @@ def _reads(feature, column, rows):
   return ids, mask
 
 
-def inputs(model: Model, batch: Mapping[str, np.ndarray]) -> Inputs:
+def inputs(
+  model: Model,
+  batch: Mapping[str, np.ndarray],
+  fetched: Mapping[str, np.ndarray] | None = None,
+) -> Inputs:
   """Columns of a batch → indices and values, on the host.
 
   Args:
+    model: what `build` made.
     batch: feature name → column, as `Source.read` gives it.
+    fetched: array → its rows, ascending, that were fetched and stand for it: indices are then
+      their places.
 
   Raises:
     ValueError: an id is outside its table.
@@ -138,7 +146,12 @@ def inputs(model: Model, batch: Mapping[str, np.ndarray]) -> Inputs:
   flat = {
     table: np.concatenate(reads) if len(reads) > 1 else reads[0] for table, reads in ids.items()
   }
-  return Inputs(stack.shift(model.layout, model.codec.address(flat)), values)
+  index = stack.shift(model.layout, model.codec.address(flat))
+  for path in index:
+    rows = (fetched or {}).get(model.layout.place[path].array)
+    if rows is not None:
+      index[path] = np.searchsorted(rows, index[path]).astype(np.int32)
+  return Inputs(index, values)
 
 
 def gather_all(model: Model, arrays: Mapping[str, jax.Array], index) -> dict[str, jax.Array]:
@@ -265,7 +278,8 @@ class Scorer(NamedTuple):
   """How batches are scored.
 
   Attributes:
-    prepare: columns of a batch → what `score` takes; runs on the host, in a thread.
+    prepare: columns of a batch, and for tables on the host what was fetched of them (`inputs`) →
+      what `score` takes; runs on the host, in a thread.
     score: (arrays, net, prepared) → logits [batch]; jitted.
     multiple: a batch is a multiple of so many samples.
     host: of several processes that each prepare their part of a batch, and get all logits, the
@@ -273,7 +287,7 @@ class Scorer(NamedTuple):
     hosts: how many there are.
   """
 
-  prepare: Callable[[Mapping[str, np.ndarray]], Any]
+  prepare: Callable[..., Any]
   score: Callable[..., jax.Array]
   multiple: int = 1
   host: int = 0
@@ -288,7 +302,7 @@ def scorer(model: Model) -> Scorer:
     return logits(model, net, rows, prepared.values)[0]
 
   jitted = jax.jit(score, compiler_options=compiler_options())
-  return Scorer(lambda batch: inputs(model, batch), jitted)
+  return Scorer(functools.partial(inputs, model), jitted)
 
 
 def compiler_options() -> dict[str, str]:

@@ -19,8 +19,8 @@ PLACEMENT = flags.DEFINE_list(
   'placement',
   [],
   'With --mesh: PATTERN=WHERE, for arrays whose name matches; the first that does wins. WHERE is '
-  'replicated, rows, columns, or rows:data+model for rows split over both axes. Default: rows for '
-  'arrays of 65,536 rows or more.',
+  'replicated, rows, columns, host (in its memory), or rows:data+model for both axes. Default: '
+  'rows for arrays of 65,536 rows or more.',
 )
 SLACK = flags.DEFINE_float(
   'bucket_slack',
@@ -38,6 +38,7 @@ _WHERE = {
   'replicated': lambda over: placement.replicated(),
   'rows': lambda over: placement.rows(over, least=1),
   'columns': placement.columns,
+  'host': lambda over: placement.host(),
 }
 
 

@@ -74,6 +74,13 @@ class InBlocks:
 
     return jax.lax.fori_loop(0, blocks, block, jnp.zeros((size, *shape[1:]), dtype))
 
+  def blocks(self, key, shape, dtype):
+    """Yields (first row, rows), a block of the table at a time, overlapping at the end."""
+    block = jax.jit(lambda i, key: self._block(i, key, shape, dtype))
+    for i in range(max(1, -(-shape[0] // _BLOCK))):
+      start, rows = block(i, key)
+      yield int(start), rows
+
   def _block(self, i, key, shape, dtype):
     if shape[0] <= _BLOCK:
       return jnp.int32(0), self.draw(key, shape, dtype)

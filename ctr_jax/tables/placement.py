@@ -27,7 +27,7 @@ class Placement(NamedTuple):
   """Where an array lies.
 
   Attributes:
-    split: 'rows', 'columns' or 'nothing'.
+    split: 'rows', 'columns', 'nothing' or 'host'.
     over: the mesh axes that it is split over.
     least: arrays of fewer rows are replicated.
   """
@@ -61,6 +61,11 @@ def _axes(over):
   if unknown or not over:
     raise ValueError(f'An array is split over {" or ".join(AXES)}, or both, not {over}.')
   return over
+
+
+def host() -> Placement:
+  """In the memory of the host: devices see the rows of one batch (train/hosted.py)."""
+  return Placement('host')
 
 
 DEFAULT: Rules = (('.*', rows()),)
@@ -115,3 +120,14 @@ def lies(layout: stack.Layout, rules: Rules, mesh: Mapping[str, int]) -> dict[st
     copies = tuple(axis for axis in mesh if axis not in over)
     found[name] = sharded.Lie(split, over, parts, copies)
   return found
+
+
+def on_host(layout: stack.Layout, rules: Rules) -> tuple[str, ...]:
+  """The arrays of a layout that lie in the host's memory."""
+  own = layout.leaves
+  return tuple(n for n, x in layout.arrays.items() if of(n, own.get(n, x), rules).split == 'host')
+
+
+def off_host(rules: Rules) -> Rules:
+  """Rules by which the devices hold all of what was on the host: the rows that they are sent."""
+  return tuple((p, replicated() if x.split == 'host' else x) for p, x in rules)

@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -64,8 +65,12 @@ def _template(model, like, lanes):
     rows = model.layout.place[path].rows
     rows = -(-rows // lanes.get(path, 1)) * lanes.get(path, 1)
     # As many rows as were saved, perhaps no multiple of the devices: whole on each of them.
-    place = NamedSharding(x.sharding.mesh, PartitionSpec()) if x.sharding else None
-    return jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=place)
+    shape, place = (rows, *x.shape[1:]), getattr(x, 'sharding', None)
+    if isinstance(x, np.ndarray):
+      return np.empty(shape, x.dtype)
+    return jax.ShapeDtypeStruct(
+      shape, x.dtype, sharding=place and NamedSharding(place.mesh, PartitionSpec())
+    )
 
   return _where_dealt_anew(model, lanes, tree, saved)
 
@@ -82,9 +87,15 @@ def _dealt(model, lanes, tree, like):
   tree = _where_dealt_anew(model, lanes, tree, deal)
   if wanted is not None:
     for part in ('tables', 'slots'):
-      place = jax.tree.map(lambda x: x.sharding, wanted[part])
-      tree[part] = jax.device_put(tree[part], place)
+      tree[part] = jax.tree.map(_like, tree[part], wanted[part])
   return tree
+
+
+def _like(x, wanted):
+  """`x` where `wanted` lies."""
+  if isinstance(wanted, np.ndarray):
+    return np.array(x)
+  return jax.device_put(x, wanted.sharding)
 
 
 def _where_dealt_anew(model, lanes, tree, function):
@@ -128,6 +139,8 @@ class Checkpoints:
       lanes=ocp.args.JsonSave(_lanes(self._model)),
     )
     manager.save(step, args=args, force=True)
+    if any(isinstance(x, np.ndarray) for x in state.tables.values()):
+      manager.wait_until_finished()  # The host's tables are changed in place.
 
   def restore(self, kind: str, like: state_lib.State) -> tuple[state_lib.State, dict] | None:
     """The newest checkpoint of its kind, or None if there is none.

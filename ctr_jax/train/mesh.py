@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from ctr_jax import predict
 from ctr_jax.tables import leaf as leaf_lib
 from ctr_jax.tables import placement, sharded, stack
+from ctr_jax.train import hosted
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 
@@ -115,6 +116,7 @@ class _On:
     def local(tables, unique):
       rows, plans = {}, {}
       for name, (ids,) in unique.items():
+        ids = _in_turn(ids, rows)
         total, lie, size = self.arrays[name].rows, self.lies[name], self.bucket(name, len(ids))
         plan = sharded.plan(ids, total, lie, size)
         found = sharded.fetch(tables[name], ids, total, lie, plan, size)
@@ -131,36 +133,56 @@ class _On:
 
     def local(rows, tables, index, values, key, step):
       rng = jax.random.fold_in(key, jax.lax.axis_index(self.mesh.axis_names)) if train else None
-      rows, index = ({n: x[0] for n, x in part.items()} for part in (rows, index))
+      rows, tables, index = jax.tree.map(lambda x: x[0], (rows, tables, index))
       found = step_lib.read(self.model, tables, rows, index)
       vectors = predict.vectors(self.model, found, values, train=train, rng=rng, step=step)
       penalty = predict.penalty(self.model, found, step=step) if train else 0
       return vectors, jnp.asarray(penalty, jnp.float32)[None]
 
-    specs = (self.every, P(), self.every, self.every, P(), P())
+    # One for each device, so that the compiler adds up their gradients with those of the net.
+    size = self.mesh.size
+    tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (size, *x.shape)), tables)
+    specs = (self.every, self.every, self.every, self.every, P(), P())
     return self.map(local, specs, self.every)(rows, tables, index, values, key, step)
 
-  def push(self, state, unique, slopes, plans, count, key):
-    """Tables and slots after the owners' steps."""
+  def push(self, state, unique, slopes, plans, count, key, before):
+    """Tables and slots after the owners' steps, which follow on `before`."""
 
-    def local(tables, slots, unique, slopes, plans, scale, count, key):
+    def local(tables, slots, unique, slopes, plans, scale, count, key, before):
       tables, slots = dict(tables), dict(slots)
       for i, name in enumerate(self.pushed):
         ids, plan = unique[name][0], jax.tree.map(lambda x: x[0], plans[name])
+        ids = _in_turn(ids, before)
         tables[name], slots[name] = sharded.update(
           self.recipe.rows, self.arrays[name], tables[name], slots[name], ids, slopes[name][0],
           self.lies[name], plan, self.bucket(name, len(ids)), scale=scale, step=count,
           key=jax.random.fold_in(key, i),
         )  # fmt: skip
+        before = tables[name]
       return tables, slots
 
     lie = self.specs(self.pushed)
     own = (lie, {n: dict.fromkeys(state.slots[n], lie[n]) for n in self.pushed})
-    found = self.map(local, (*own, self.every, self.every, self.every, P(), P(), P()), own)
+    found = self.map(local, (*own, *[self.every] * 3, *[P()] * 4), own)
     tables = {n: state.tables[n] for n in self.pushed}
     ids = {n: unique[n] for n in self.pushed}
     plans = {n: plans[n] for n in self.pushed}
-    return found(tables, state.slots, ids, slopes, plans, state.scale, count, key)
+    return found(tables, state.slots, ids, slopes, plans, state.scale, count, key, before)
+
+
+def _in_turn(ids, before):
+  """`ids`, which are ≥ 0, but not to be had before the arrays of `before`.
+
+  XLA's CPU client takes collectives that do not depend on each other at once, in another order on
+  each device, each waiting in a thread of its own: with as many devices as threads they then wait
+  for ever. Accelerators have one order for all.
+  """
+  before = jax.tree.leaves(before)
+  if jax.default_backend() != 'cpu' or not before:
+    return ids
+  # Nobody but us knows that this is no more than the ids are.
+  wrong = [jnp.isnan(x.reshape(-1)[0].astype(jnp.float32)) for x in before]
+  return jnp.maximum(ids, jnp.any(jnp.stack(wrong)).astype(jnp.int32) - 1)
 
 
 def shardings(cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe) -> state_lib.State:
@@ -238,7 +260,7 @@ def fetched(tree: Any) -> Any:
   """Arrays of a mesh → whole, on the first device of every process; others stay as they are."""
 
   def one(x):
-    if len(x.sharding.device_set) == 1:
+    if isinstance(x, np.ndarray) or len(x.sharding.device_set) == 1:
       return x
     if x.is_fully_addressable:
       return jnp.asarray(np.asarray(x))
@@ -247,7 +269,7 @@ def fetched(tree: Any) -> Any:
   return jax.tree.map(one, tree)
 
 
-def _batch(on, columns):
+def _batch(on, columns, fetched=None):
   """Columns of this process's part of a batch → the whole batch, each device's part on it.
 
   Index and unique rows get a first axis of devices; label and values are of all samples in order.
@@ -258,7 +280,8 @@ def _batch(on, columns):
     raise ValueError(f'{size} samples cannot be split over {here} devices: use a multiple of it.')
   split = {n: np.split(x, here) for n, x in columns.items()}
   parts = [
-    step_lib.batch_of(on.model, on.pulled, {n: x[i] for n, x in split.items()}) for i in range(here)
+    step_lib.batch_of(on.model, on.pulled, {n: x[i] for n, x in split.items()}, fetched)
+    for i in range(here)
   ]
   whole = NamedSharding(on.mesh, on.every)
 
@@ -301,7 +324,7 @@ def _step(on: _On, state: state_lib.State, inputs: step_lib.Batch):
     objective, argnums=(0, 1), has_aux=True
   )(params, rows)
   params, opt = step_lib.descended(recipe, state, gradients, params)
-  tables, slots = on.push(state, inputs.unique, slopes, plans, count, store_key)
+  tables, slots = on.push(state, inputs.unique, slopes, plans, count, store_key, params)
   tables = state.tables | params['tables'] | tables
   net = step_lib.net_of(state, params, batch_stats)
   metrics = {'loss': value} | _traffic(on, plans)
@@ -325,24 +348,35 @@ def program(cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe) ->
   Raises:
     ValueError: an array cannot lie as the rules say, in words.
   """
+  host = placement.on_host(model.layout, cluster.rules)
+  if not host:
+    return _program(cluster, model, recipe)
+  inner = cluster._replace(rules=placement.off_host(cluster.rules))
+  return hosted.program(model, recipe, host, lambda small: _program(inner, small, recipe))
+
+
+def _program(cluster, model, recipe):
   on = _On(cluster, model, recipe)
 
   def train_step(state, inputs):
     return _step(on, state, inputs)
 
   where = shardings(cluster, model, recipe)
+  jitted = jax.jit(
+    train_step,
+    donate_argnums=0,
+    out_shardings=(where, NamedSharding(on.mesh, P())),
+    compiler_options=predict.compiler_options(),
+  )
   return step_lib.Program(
     functools.partial(create, cluster, model, recipe),
     lambda: like(cluster, model, recipe),
     functools.partial(_batch, on),
-    jax.jit(
-      train_step, donate_argnums=0, out_shardings=(where, NamedSharding(on.mesh, P())),
-      compiler_options=predict.compiler_options(),
-    ),
+    jitted,
     scorer(cluster, model),
     jax.process_index(),
     jax.process_count(),
-  )  # fmt: skip
+  )
 
 
 def scorer(cluster: Cluster, model: predict.Model) -> predict.Scorer:

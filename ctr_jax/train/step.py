@@ -39,14 +39,18 @@ class Batch(NamedTuple):
   values: dict[str, Any]
 
 
-def batch(model: predict.Model, recipe: state_lib.Recipe, columns: Mapping[str, Any]) -> Batch:
+def batch(
+  model: predict.Model, recipe: state_lib.Recipe, columns: Mapping[str, Any], fetched=None
+) -> Batch:
   """Columns of a batch → what a step takes. NumPy, for the prefetch thread."""
-  return batch_of(model, state_lib.by_rows(model, recipe), columns)
+  return batch_of(model, state_lib.by_rows(model, recipe), columns, fetched)
 
 
-def batch_of(model: predict.Model, names: Iterable[str], columns: Mapping[str, Any]) -> Batch:
+def batch_of(
+  model: predict.Model, names: Iterable[str], columns: Mapping[str, Any], fetched=None
+) -> Batch:
   """`batch`, with the reads of the arrays `names` told by their distinct rows."""
-  index, values = predict.inputs(model, columns)
+  index, values = predict.inputs(model, columns, fetched)
   names = set(names)
   reads = {p: x for p, x in index.items() if model.layout.place[p].array in names}
   unique, inverse = stack.deduplicate(model.layout, reads)
@@ -145,7 +149,8 @@ class Program(NamedTuple):
   Attributes:
     create: seed → the state before the first step.
     like: () → the state's shapes, and where its arrays lie: what checkpoints are restored into.
-    batch: columns of this process's part of a batch → what `step` takes.
+    batch: columns of this process's part of a batch, and for tables on the host what was fetched of
+      them (`predict.inputs`) → what `step` takes.
     step: (state, batch) → (state, metrics); jitted, the state donated.
     scorer: for evaluation.
     host: the number of this process.
@@ -154,7 +159,7 @@ class Program(NamedTuple):
 
   create: Callable[[int], state_lib.State]
   like: Callable[[], state_lib.State]
-  batch: Callable[[Mapping[str, Any]], Batch]
+  batch: Callable[..., Any]
   step: Callable[..., Any]
   scorer: predict.Scorer
   host: int = 0
