@@ -252,7 +252,8 @@ def run(main: Callable[[], None]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
       cluster.join()
-      main()
+      with processes.one_for_all():
+        main()
     except loop.Interrupted as stop:
       print(stop, file=sys.stderr)
       sys.exit(143)

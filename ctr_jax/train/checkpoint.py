@@ -120,9 +120,16 @@ class Checkpoints:
   def __init__(self, folder: pathlib.Path, model: predict.Model, description: dict[str, Any]):
     self._model = model
     self._description = description
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
     self._managers = {
-      kind: ocp.CheckpointManager((folder / kind).absolute(), options=options)
+      kind: ocp.CheckpointManager(
+        (folder / kind).absolute(),
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=1,
+          create=True,
+          # Processes meet at barriers named by the step, which the other manager saves too.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=kind),
+        ),
+      )
       for kind in ('last', 'best')
     }
 

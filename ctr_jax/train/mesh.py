@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -58,6 +59,11 @@ def make(data: int, model: int, devices=None) -> jax.sharding.Mesh:
     raise ValueError(
       f'A mesh of {data}×{model} needs {data * model} devices, there are {len(found)}.'
     )
+  if found[0].platform == 'cpu' and data * model > 1:
+    # XLA's CPU programs from this cache do not keep their collectives in order: devices then wait
+    # for each other for ever, most of all those of which one has the cache and another has not.
+    jax.config.update('jax_enable_compilation_cache', False)
+    compilation_cache.reset_cache()
   return jax.make_mesh((data, model), placement.AXES, auto, devices=found[: data * model])
 
 
@@ -116,7 +122,6 @@ class _On:
     def local(tables, unique):
       rows, plans = {}, {}
       for name, (ids,) in unique.items():
-        ids = _in_turn(ids, rows)
         total, lie, size = self.arrays[name].rows, self.lies[name], self.bucket(name, len(ids))
         plan = sharded.plan(ids, total, lie, size)
         found = sharded.fetch(tables[name], ids, total, lie, plan, size)
@@ -133,56 +138,36 @@ class _On:
 
     def local(rows, tables, index, values, key, step):
       rng = jax.random.fold_in(key, jax.lax.axis_index(self.mesh.axis_names)) if train else None
-      rows, tables, index = jax.tree.map(lambda x: x[0], (rows, tables, index))
+      rows, index = jax.tree.map(lambda x: x[0], (rows, index))
       found = step_lib.read(self.model, tables, rows, index)
       vectors = predict.vectors(self.model, found, values, train=train, rng=rng, step=step)
       penalty = predict.penalty(self.model, found, step=step) if train else 0
       return vectors, jnp.asarray(penalty, jnp.float32)[None]
 
-    # One for each device, so that the compiler adds up their gradients with those of the net.
-    size = self.mesh.size
-    tables = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (size, *x.shape)), tables)
-    specs = (self.every, self.every, self.every, self.every, P(), P())
+    specs = (self.every, P(), self.every, self.every, P(), P())
     return self.map(local, specs, self.every)(rows, tables, index, values, key, step)
 
-  def push(self, state, unique, slopes, plans, count, key, before):
-    """Tables and slots after the owners' steps, which follow on `before`."""
+  def push(self, state, unique, slopes, plans, count, key):
+    """Tables and slots after the owners' steps."""
 
-    def local(tables, slots, unique, slopes, plans, scale, count, key, before):
+    def local(tables, slots, unique, slopes, plans, scale, count, key):
       tables, slots = dict(tables), dict(slots)
       for i, name in enumerate(self.pushed):
         ids, plan = unique[name][0], jax.tree.map(lambda x: x[0], plans[name])
-        ids = _in_turn(ids, before)
         tables[name], slots[name] = sharded.update(
           self.recipe.rows, self.arrays[name], tables[name], slots[name], ids, slopes[name][0],
           self.lies[name], plan, self.bucket(name, len(ids)), scale=scale, step=count,
           key=jax.random.fold_in(key, i),
         )  # fmt: skip
-        before = tables[name]
       return tables, slots
 
     lie = self.specs(self.pushed)
     own = (lie, {n: dict.fromkeys(state.slots[n], lie[n]) for n in self.pushed})
-    found = self.map(local, (*own, *[self.every] * 3, *[P()] * 4), own)
+    found = self.map(local, (*own, *[self.every] * 3, *[P()] * 3), own)
     tables = {n: state.tables[n] for n in self.pushed}
     ids = {n: unique[n] for n in self.pushed}
     plans = {n: plans[n] for n in self.pushed}
-    return found(tables, state.slots, ids, slopes, plans, state.scale, count, key, before)
-
-
-def _in_turn(ids, before):
-  """`ids`, which are ≥ 0, but not to be had before the arrays of `before`.
-
-  XLA's CPU client takes collectives that do not depend on each other at once, in another order on
-  each device, each waiting in a thread of its own: with as many devices as threads they then wait
-  for ever. Accelerators have one order for all.
-  """
-  before = jax.tree.leaves(before)
-  if jax.default_backend() != 'cpu' or not before:
-    return ids
-  # Nobody but us knows that this is no more than the ids are.
-  wrong = [jnp.isnan(x.reshape(-1)[0].astype(jnp.float32)) for x in before]
-  return jnp.maximum(ids, jnp.any(jnp.stack(wrong)).astype(jnp.int32) - 1)
+    return found(tables, state.slots, ids, slopes, plans, state.scale, count, key)
 
 
 def shardings(cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe) -> state_lib.State:
@@ -324,7 +309,7 @@ def _step(on: _On, state: state_lib.State, inputs: step_lib.Batch):
     objective, argnums=(0, 1), has_aux=True
   )(params, rows)
   params, opt = step_lib.descended(recipe, state, gradients, params)
-  tables, slots = on.push(state, inputs.unique, slopes, plans, count, store_key, params)
+  tables, slots = on.push(state, inputs.unique, slopes, plans, count, store_key)
   tables = state.tables | params['tables'] | tables
   net = step_lib.net_of(state, params, batch_stats)
   metrics = {'loss': value} | _traffic(on, plans)

@@ -7,7 +7,10 @@ again goes on from the last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import traceback
 
 import jax
 
@@ -65,11 +68,33 @@ def _tpu_hosts():
 
 
 def _join(**who):
-  # Two processes on one machine that share a compilation cache are fine; a dead one is not waited
-  # for when the living end.
+  # The second is how long the living wait for a dead one when they end.
   jax.distributed.initialize(
     **who, heartbeat_timeout_seconds=_HEARTBEAT, shutdown_timeout_seconds=_HEARTBEAT
   )
+
+
+@contextlib.contextmanager
+def one_for_all():
+  """An error of one of several processes ends it at once, with a sentence: then the others end too.
+
+  Left to itself, it would wait for them before it ends, and they for it.
+  """
+  try:
+    yield
+  except (Exception, KeyboardInterrupt) as error:
+    if not joined():
+      raise
+    traceback.print_exception(error)
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    print(
+      f'error: process {jax.process_index()} of {jax.process_count()} ends: '
+      + ('another one has died, or cannot be reached. ' if lost else f'{error} ')
+      + 'The same commands started again go on from the last checkpoint.',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
 
 
 def joined() -> bool:

@@ -92,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  with processes.one_for_all():
+    main()

@@ -3,8 +3,10 @@
 import functools
 import re
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from ctr_jax import compress
 from ctr_jax.tables import placement, rowwise, stack
@@ -20,6 +22,14 @@ BOTH = (
 )
 HOST = (('user|noise/part_1.*|item/way_0', placement.host()), *small.SPLIT)
 COPIES = (('.*', placement.replicated()),)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _cached_again():
+  # A mesh of CPUs takes no programs from the compilation cache; the tests after it may.
+  yield
+  jax.config.update('jax_enable_compilation_cache', True)
+  compilation_cache.reset_cache()
 
 
 def close(found, want):
