@@ -15,12 +15,12 @@ from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 from tests.train import cluster_worker as small
 
-COLUMNS = (('user|hour', placement.columns()), *small.SPLIT)
+COLUMNS = (('user|category', placement.columns()), *small.SPLIT)
 BOTH = (
   ('user', placement.rows(('data', 'model'), least=1)),
   ('.*', placement.rows('data', least=60)),
 )
-HOST = (('user|noise/part_1.*|item/way_0', placement.host()), *small.SPLIT)
+HOST = (('user|category', placement.host()), *small.SPLIT)
 COPIES = (('.*', placement.replicated()),)
 
 
@@ -45,29 +45,29 @@ def cluster(data, model, rules=small.SPLIT, slack=1.25):
 
 
 @functools.cache
-def one_device():
-  model = small.build(stack.apart)
+def one_device(techniques):
+  model = small.build(stack.apart, getattr(small, techniques))
   state, metrics = small.steps(step_lib.program(model, small.RECIPE))
   return small.arrays_of(model, state), metrics
 
 
 @pytest.mark.parametrize(
-  'data, model, rules, slack',
+  'data, model, techniques, rules, slack',
   [
-    (1, 1, small.SPLIT, 1.25),
-    (8, 1, small.SPLIT, 1.25),
-    (1, 8, small.SPLIT, 0.01),
-    (2, 4, small.SPLIT, 0.3),
-    (4, 2, BOTH, 16),
-    (2, 2, HOST, 1.25),
-    (2, 2, COPIES, 1.25),
+    (1, 1, 'RULES', small.SPLIT, 1.25),
+    (8, 1, 'RULES', small.SPLIT, 1.25),
+    (1, 8, 'RULES', small.SPLIT, 0.01),
+    (2, 4, 'RULES', small.SPLIT, 0.3),
+    (4, 2, 'SLIM', BOTH, 16),
+    (2, 2, 'SLIM', HOST, 1.25),
+    (2, 2, 'SLIM', COPIES, 1.25),
   ],
 )
-def test_fifty_steps_are_those_of_one_device(data, model, rules, slack):
+def test_fifty_steps_are_those_of_one_device(data, model, techniques, rules, slack):
   on = cluster(data, model, rules, slack)
-  built = small.build(on.layout)
+  built = small.build(on.layout, getattr(small, techniques))
   state, metrics = small.steps(mesh.program(on, built, small.RECIPE))
-  want, losses = one_device()
+  want, losses = one_device(techniques)
   close(small.arrays_of(built, state), want)
   np.testing.assert_allclose([m['loss'] for m in metrics], [m['loss'] for m in losses], rtol=1e-5)
   assert all(m.get('imbalance', 1) >= 1 for m in metrics)
@@ -77,14 +77,14 @@ def test_fifty_steps_are_those_of_one_device(data, model, rules, slack):
 
 def test_columns_are_split_where_the_optimizer_keeps_nothing_for_rows():
   recipe = small.RECIPE._replace(rows=rowwise.adagrad(0.05, 1e-3, per='element'))
-  apart = small.build(stack.apart)
+  apart = small.build(stack.apart, small.SLIM)
   want = small.arrays_of(apart, small.steps(step_lib.program(apart, recipe), 5)[0])
   on = cluster(2, 4, COLUMNS)
-  built = small.build(on.layout)
+  built = small.build(on.layout, small.SLIM)
   state, _ = small.steps(mesh.program(on, built, recipe), 5)
   assert state.tables['user'].sharding.shard_shape(state.tables['user'].shape)[1] == 1
   close(small.arrays_of(built, state), want)
-  with pytest.raises(ValueError, match=r"'hour' is split by columns, and its optimizer keeps"):
+  with pytest.raises(ValueError, match=r"'category' is split by columns, and its optimizer keeps"):
     mesh.program(on, built, small.RECIPE)
 
 
@@ -144,7 +144,7 @@ PLACES = {
 def placed(name):
   data, model, rules = PLACES[name]
   on = cluster(data, model, rules)
-  built = small.build(on.layout)
+  built = small.build(on.layout, small.SLIM)
   return built, mesh.program(on, built, small.RECIPE)
 
 
