@@ -11,19 +11,22 @@ import time
 import numpy as np
 import pytest
 
+from ctr_jax.tables import stack
 from ctr_jax.train import processes
+from ctr_jax.train import step as step_lib
+from tests.train import cluster_worker as small
 
 PROJECT = pathlib.Path(__file__).parent.parent.parent
 
 
 def start(mode, folder, count):
-  """Starts `count` processes of one device each; 0 is one process without a mesh."""
+  """Starts `count` processes of one device each."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = str(free.getsockname()[1])
   flags = os.environ['XLA_FLAGS'].replace('device_count=8', 'device_count=1')
   running = []
-  for number in range(max(count, 1)):
+  for number in range(count):
     module = [sys.executable, '-m', 'tests.train.cluster_worker', mode]
     where = [str(folder / 'out.npz'), str(folder / 'run'), port, str(count), str(number)]
     with (folder / f'{number}.log').open('w') as log:
@@ -50,14 +53,11 @@ def run(mode, folder, count):
   return result(start(mode, folder, count), folder)
 
 
-@pytest.fixture(scope='module')
-def one(tmp_path_factory):
-  return run('steps', tmp_path_factory.mktemp('one'), 0)
-
-
-@pytest.mark.parametrize('count', [2, 4])
-def test_several_processes_take_the_steps_of_one(count, one, tmp_path):
-  found = run('steps', tmp_path, count)
+@pytest.mark.parametrize('mode, count', [('steps', 2), ('slim', 4)])
+def test_several_processes_take_the_steps_of_one(mode, count, tmp_path):
+  model = small.build(stack.apart, small.RULES if mode == 'steps' else small.SLIM)
+  one = small.arrays_of(model, small.steps(step_lib.program(model, small.RECIPE))[0])
+  found = run(mode, tmp_path / 'several', count)
   assert found.keys() == one.keys()
   for name, want in one.items():
     want = want.astype(np.float64)

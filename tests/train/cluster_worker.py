@@ -2,9 +2,9 @@
 
   python -m tests.train.cluster_worker MODE OUT FOLDER PORT COUNT NUMBER
 
-MODE `steps` takes 50 steps on the batches that one process would see; `fit` is a whole run in
-FOLDER, with checkpoints, and prints a line per step. The first process writes the final arrays to
-OUT. With COUNT 0 there are no others, and no mesh.
+MODE `steps` takes 50 steps on the batches that one process would see, `slim` the same of a smaller
+model; `fit` is a whole run in FOLDER, with checkpoints, and prints a line per step. The first
+process writes the final arrays to OUT.
 """
 
 import os
@@ -69,17 +69,14 @@ def arrays_of(model, state):
 
 def main() -> None:
   mode, out, folder, port, count, number = sys.argv[1:]
-  count, number = int(count), int(number)
-  if count:
-    processes.start(f'localhost:{port}', count, number)
+  processes.start(f'localhost:{port}', int(count), int(number))
   devices = jax.device_count()
-  cluster = mesh.Cluster(mesh.make(1, devices), SPLIT, lanes=16) if count else None
-  if mode == 'steps':
-    model = build(cluster.layout if cluster else stack.apart)
-    program = mesh.program(cluster, model, RECIPE) if cluster else step_lib.program(model, RECIPE)
-    arrays = arrays_of(model, steps(program)[0])
+  if mode in ('steps', 'slim'):
+    cluster = mesh.Cluster(mesh.make(1, devices), SPLIT, lanes=16)
+    model = build(cluster.layout, RULES if mode == 'steps' else SLIM)
+    arrays = arrays_of(model, steps(mesh.program(cluster, model, RECIPE))[0])
   else:
-    flags.FLAGS(['worker', *([f'--mesh=1x{devices}', '--placement=.*=rows'] if count else [])])
+    flags.FLAGS(['worker', f'--mesh=1x{devices}', '--placement=.*=rows'])
     update = journal._Bar.update
 
     def say(self, loss):
@@ -87,8 +84,8 @@ def main() -> None:
       print('step', os.getpid(), flush=True)
 
     journal._Bar.update = say
-    last = mesh.fetched(worker.run(pathlib.Path(folder), 'rows').last)
-    arrays = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(last))}
+    last = worker.run(pathlib.Path(folder), 'rows', rules=SLIM, epochs=2).last
+    arrays = {str(i): np.asarray(x) for i, x in enumerate(jax.tree.leaves(mesh.fetched(last)))}
   if processes.is_first():
     with open(out, 'wb') as file:
       np.savez(file, **arrays, allow_pickle=False)

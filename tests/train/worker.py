@@ -23,11 +23,14 @@ def tiny() -> synthetic.Synthetic:
   return synthetic.Synthetic(synthetic.small())
 
 
-def trial(mode: str, **schedule) -> trials.Trial:
+RULES = (('.*', compress.multi_hash(64, ways=2)),)
+
+
+def trial(mode: str, rules: compress.Rules = RULES, **schedule) -> trials.Trial:
   chosen = {'epochs': 3, 'batch_size': 256, 'patience': 9, 'checkpoint_steps': 3} | schedule
   return trials.Trial(
     'tiny',
-    rules=(('.*', compress.multi_hash(64, ways=2)),),
+    rules=rules,
     net='dnn',
     net_options={'hidden': (16,), 'dropout': 0.2},
     dim=4,
@@ -36,9 +39,9 @@ def trial(mode: str, **schedule) -> trials.Trial:
   )
 
 
-def run(folder: pathlib.Path, mode: str, source=None, **schedule) -> loop.Trained:
+def run(folder: pathlib.Path, mode: str, source=None, **changes) -> loop.Trained:
   source = tiny() if source is None else source
-  return trials.fit(trial(mode, **schedule), source, folder, seed=7)[1]
+  return trials.fit(trial(mode, **changes), source, folder, seed=7)[1]
 
 
 def main() -> None:
