@@ -39,7 +39,8 @@ class Batch:
     report: the command that makes the report of all, after them.
     logs: folder of what they say, where a place does not keep that itself.
     at_once: how many jobs run at a time; None for as many as there is room for.
-    accelerators: of a job, in the words of the place.
+    accelerators: of a host, in the words of the place.
+    hosts: of a job: its commands run on each of them, and are one training together.
     image: that jobs run in.
     volume: what they share, in the words of the place.
     node_selector: labels of the nodes.
@@ -52,6 +53,7 @@ class Batch:
   logs: str = 'logs'
   at_once: int | None = None
   accelerators: str = ''
+  hosts: int = 1
   image: str = ''
   volume: str = ''
   node_selector: tuple[str, ...] = ()

@@ -1,4 +1,7 @@
-"""A sweep as a Kubernetes JobSet: an indexed job of all rows, then a job that makes the report."""
+"""A sweep as a Kubernetes JobSet: an indexed job of all rows, then a job that makes the report.
+
+Rows of several hosts are an indexed job each, whose pods find the first of them by its name.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ INSTALL = (
 # A pod that is evicted is not counted as a failure: another goes on from its checkpoint.
 _JOB = """\
 - name: {name}{depends}
+  replicas: {replicas}
   template:
     spec:
       completionMode: Indexed
@@ -35,7 +39,7 @@ _JOB = """\
           terminationGracePeriodSeconds: 120{selector}
           containers:
           - name: {name}
-            image: {image}
+            image: {image}{environment}
             command: [bash, -c]
             args:
             - |
@@ -49,10 +53,31 @@ _JOB = """\
               claimName: {claim}
 """
 
+# Kubernetes names pods JOBSET-JOB-REPLICA-INDEX, within a domain of the set's name.
+_HOSTS = """
+            env:
+            - name: SET
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.labels['jobset.sigs.k8s.io/jobset-name']
+            - name: ROW
+              valueFrom:
+                fieldRef:
+                  fieldPath: metadata.labels['jobset.sigs.k8s.io/job-index']
+            - name: JAX_COORDINATOR_ADDRESS
+              value: $(SET)-{name}-$(ROW)-0.$(SET)
+            - name: JAX_NUM_PROCESSES
+              value: '{hosts}'"""
+
 
 def text(sweep: batch.Batch) -> str:
   """The manifest."""
-  rows = _job(sweep, 'rows', sweep.jobs, sweep.at_once or len(sweep.jobs))
+  if sweep.hosts > 1 and sweep.at_once:
+    raise ValueError(
+      '--jobs cannot limit rows of several --hosts in a JobSet, which makes all of them at once; '
+      'Kueue queues them.'
+    )
+  rows = _job(sweep, 'rows', sweep.jobs, sweep.at_once or len(sweep.jobs), sweep.hosts)
   report = _job(sweep, 'report', [[sweep.report]], 1, after='rows')
   name = re.sub('[^a-z0-9]+', '-', sweep.name.lower())[:30].rstrip('-')
   return (
@@ -67,7 +92,7 @@ def submit(sweep: batch.Batch, file: str) -> str:
   return f'kubectl create {sweep.flags + " " if sweep.flags else ""}-f {shlex.quote(file)}\n'
 
 
-def _job(sweep, name, jobs, parallelism, after=''):
+def _job(sweep, name, jobs, parallelism, hosts=1, after=''):
   if not sweep.image:
     raise ValueError(
       '--place=jobset needs --image: one whose working folder is this project, and whose python '
@@ -89,14 +114,18 @@ def _job(sweep, name, jobs, parallelism, after=''):
   pairs = [label.partition('=')[::2] for label in sweep.node_selector]
   labels = ''.join(f'\n            {k}: {json.dumps(v)}' for k, v in pairs)
   limits = f'{{limits: {{{json.dumps(resource)}: {count}}}}}'
+  several = hosts > 1
+  variable = 'ROW' if several else 'JOB_COMPLETION_INDEX'
   return _JOB.format(
     name=name,
+    replicas=len(jobs) if several else 1,
+    environment=_HOSTS.format(name=name, hosts=hosts) if several else '',
     depends=f'\n  dependsOn:\n  - name: {after}\n    status: Complete' if after else '',
-    completions=len(jobs),
-    parallelism=min(parallelism, len(jobs)),
+    completions=hosts if several else len(jobs),
+    parallelism=hosts if several else min(parallelism, len(jobs)),
     selector=f'\n          nodeSelector:{labels}' if labels else '',
     image=json.dumps(sweep.image),
-    script=textwrap.indent(batch.script('JOB_COMPLETION_INDEX', jobs), ' ' * 14).rstrip(),
+    script=textwrap.indent(batch.script(variable, jobs), ' ' * 14).rstrip(),
     resources=f'\n            resources: {limits}' if resource else '',
     path=json.dumps(path),
     claim=json.dumps(claim),

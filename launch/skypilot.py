@@ -16,7 +16,7 @@ name: {name}
 workdir: .
 envs:
   ROW: '0'
-resources:
+{nodes}resources:
 {resources}file_mounts:
   /ctr_jax_workdir:
     source: {volume}
@@ -25,6 +25,14 @@ setup: |
 {setup}run: |
 {run}"""
 _LINK = 'ln -sfn /ctr_jax_workdir workdir\n'
+# The hosts of a TPU pod too; SkyPilot runs the commands on each.
+_HOSTS = """\
+hosts=$(wc -l <<< "$SKYPILOT_NODE_IPS")
+if [ "$hosts" -gt 1 ]; then
+  export JAX_COORDINATOR_ADDRESS="$(head -n1 <<< "$SKYPILOT_NODE_IPS"):8476"
+  export JAX_NUM_PROCESSES="$hosts" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"
+fi
+"""
 _PYTHON = """\
 python3 -m pip install -q uv
 python3 -m uv venv -q --seed --python 3.12 ~/ctr_jax
@@ -48,8 +56,10 @@ def text(sweep: batch.Batch) -> str:
     of = 'tpu' if sweep.accelerators.startswith('tpu') else 'cuda12'
     setup += _PYTHON.format(jax=f" 'jax[{of}]'" if sweep.accelerators else '')
     path = 'export PATH=~/ctr_jax/bin:"$PATH"\n'
+  path += _HOSTS
   return _TASK.format(
     name=sweep.name,
+    nodes=f'num_nodes: {sweep.hosts}\n' if sweep.hosts > 1 else '',
     resources=textwrap.indent(resources, '  '),
     volume=json.dumps(sweep.volume),
     setup=textwrap.indent('set -e\n' + setup, '  '),

@@ -1,4 +1,7 @@
-"""A sweep as an array job of Slurm, and its report as a job that depends on it."""
+"""A sweep as an array job of Slurm, and its report as a job that depends on it.
+
+Several hosts of a row are the tasks of one `srun`, which tells each who the others are.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,11 @@ def text(sweep: batch.Batch) -> str:
   head = _HEAD.format(name=sweep.name, last=len(sweep.jobs) - 1, limit=limit, logs=sweep.logs)
   if sweep.accelerators:
     head += f'#SBATCH --gres={sweep.accelerators}\n'
-  return f'{head}\n{batch.script("SLURM_ARRAY_TASK_ID", sweep.jobs)}'
+  jobs = sweep.jobs
+  if sweep.hosts > 1:
+    head += f'#SBATCH --nodes={sweep.hosts}\n#SBATCH --ntasks-per-node=1\n'
+    jobs = [[f'srun --kill-on-bad-exit {command}' for command in job] for job in jobs]
+  return f'{head}\n{batch.script("SLURM_ARRAY_TASK_ID", jobs)}'
 
 
 def submit(sweep: batch.Batch, file: str) -> str:

@@ -147,8 +147,15 @@ def _parser() -> argparse.ArgumentParser:
   flag(
     '--accelerators',
     default='',
-    help='of a row: gpu:1 (Slurm, --gres), nvidia.com/gpu:1 or google.com/tpu:4 (JobSet), H100:1 '
-    'or tpu-v6e-8 (SkyPilot). A row is one process: choose slices of one host',
+    help='of a host: gpu:1 (Slurm, --gres), nvidia.com/gpu:1 or google.com/tpu:4 (JobSet), H100:1 '
+    'or tpu-v6e-8 (SkyPilot)',
+  )
+  flag(
+    '--hosts',
+    type=int,
+    default=1,
+    help='of a row, on a cluster: they train it together, and --mesh of the experiment, after --, '
+    'counts the accelerators of all. A TPU pod is one host for SkyPilot, which knows its parts',
   )
   flag('--image', default='', help='jobset, skypilot: container that has requirements.txt')
   flag('--volume', default='', help='what rows share; jobset: CLAIM:/path; skypilot: gs://bucket')
@@ -165,6 +172,11 @@ def main(arguments: list[str]) -> int:
   flags = (*(f'--{k}={v}' for k, v in given.items() if v is not None), *further)
   if options.jobs is not None and options.jobs < 1:
     raise ValueError(f'--jobs={options.jobs}: at least one row has to run at a time.')
+  if options.hosts < 1 or (options.hosts > 1 and options.place == 'local'):
+    raise ValueError(
+      f'--hosts={options.hosts}: rows of several hosts are for clusters (--place); here, start an '
+      'experiment with --coordinator, --processes and --process.'
+    )
   sweep = commands.of(commands.module_of(options.experiment, flags), flags)
   if options.place == 'local':
     slots = _slots(options)
@@ -176,6 +188,7 @@ def main(arguments: list[str]) -> int:
     name=re.sub(r'[^\w.-]', '-', sweep.name),
     at_once=options.jobs,
     accelerators=options.accelerators,
+    hosts=options.hosts,
     image=options.image,
     volume=options.volume,
     node_selector=tuple(filter(None, options.node_selector.split(','))),

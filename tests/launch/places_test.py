@@ -161,6 +161,42 @@ def test_jobset_manifest(three, capsys):
   assert submit == f'kubectl create -f {three.workdir}/sweep.jobset.yaml\n'
 
 
+def test_several_hosts_train_a_row_together(three, capsys):
+  slurm, submit = printed(capsys, three, 'slurm', hosts=4)
+  assert '#SBATCH --nodes=4\n#SBATCH --ntasks-per-node=1\n' in slurm
+  assert slurm.count('row srun --kill-on-bad-exit ') == 3
+  assert 'srun' not in submit  # The report is made by one.
+  assert correct(slurm)
+
+  text, _ = printed(capsys, three, 'jobset', hosts=4)
+  rows, report = yaml.safe_load(text)['spec']['replicatedJobs']
+  assert (rows['replicas'], report['replicas']) == (2, 1)
+  assert rows['template']['spec']['completions'] == 4
+  assert rows['template']['spec']['parallelism'] == 4
+  (pod,) = rows['template']['spec']['template']['spec']['containers']
+  values = {x['name']: x.get('value') for x in pod['env']}
+  # As JobSet names its pods; a variable stands before those that are made of it.
+  assert values['JAX_COORDINATOR_ADDRESS'] == '$(SET)-rows-$(ROW)-0.$(SET)'
+  assert values['JAX_NUM_PROCESSES'] == '4'
+  assert list(values)[:2] == ['SET', 'ROW']
+  assert 'case "$ROW" in' in pod['args'][0]
+  assert 'env' not in report['template']['spec']['template']['spec']['containers'][0]
+
+  text, _ = printed(capsys, three, 'skypilot', hosts=4, volume='gs://bucket')
+  assert yaml.safe_load(text)['num_nodes'] == 4
+
+
+@pytest.mark.parametrize('ips, number, said', [('a', '0', '- - -'), ('a\nb', '1', 'a:8476 2 1')])
+def test_skypilot_tells_hosts_of_each_other(three, capsys, ips, number, said):
+  text, _ = printed(capsys, three, 'skypilot', volume='gs://bucket')
+  names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+  head = yaml.safe_load(text)['run'].partition('failed=0')[0]
+  show = head + 'echo ' + ' '.join(f'${{{name}:--}}' for name in names)
+  environment = {'SKYPILOT_NODE_IPS': ips, 'SKYPILOT_NODE_RANK': number, 'PATH': os.environ['PATH']}
+  shown = subprocess.run(['bash', '-c', show], env=environment, capture_output=True, text=True)
+  assert shown.stdout.strip() == said
+
+
 def test_jobset_names_are_those_of_dns():
   todo = batch.Batch(jobs=(('x',),), report='y', **(NEEDS | {'name': 'Big_Name.' * 9}))
   name = yaml.safe_load(jobset.text(todo))['metadata']['generateName']
@@ -206,6 +242,7 @@ def test_skypilot_accepts_the_task(needs):
     (jobset, {'volume': ''}, '--place=jobset needs --volume=CLAIM:/path'),
     (jobset, {'volume': 'claim:relative'}, '--place=jobset needs --volume=CLAIM:/path'),
     (jobset, {'accelerators': 'H100'}, 'nvidia.com/gpu:1'),
+    (jobset, {'hosts': 2, 'at_once': 1}, 'Kueue queues them'),
     (skypilot, {'volume': 'claim:/path'}, '--place=skypilot needs --volume=gs://BUCKET'),
   ],
 )

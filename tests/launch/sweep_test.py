@@ -142,6 +142,7 @@ def test_a_label_is_found_exactly(label):
     (['--experiment=no.such.thing'], 'There is no no.such.thing'),
     (['--experiment=tests.launch'], 'There is no tests.launch'),
     (['--experiment=precision', '--jobs=0'], '--jobs=0: at least one'),
+    (['--experiment=precision', '--hosts=2'], 'start an experiment with --coordinator'),
   ],
 )
 def test_what_cannot_be_done_is_said(arguments, words):
