@@ -62,13 +62,11 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
     found = elements[0] if len(elements) == 1 else ibis.union(*elements)
     found = found.filter(found.value.notnull())
     counts = found.group_by('value').agg(count=found.count())
-  con.create_table(f'{engine_table}_counts', counts)
-  counts = con.table(f'{engine_table}_counts')
+  counts = engine.store(con, f'{engine_table}_counts', counts)
   kept = counts.filter(counts['count'] >= feature.min_count)
   order = [ibis.desc('count'), ibis.asc('value')]
   ranked = kept.mutate(row=(ibis.row_number().over(order_by=order) + 1).cast('int32'))
-  con.create_table(engine_table, ranked)
-  ranks = con.table(engine_table)
+  ranks = engine.store(con, engine_table, ranked)
   result = _summary(con, name, counts, feature.min_count, ranks)
   _store(con, ranks, path)
   engine.drop(con, f'{engine_table}_counts')
@@ -103,8 +101,22 @@ def _store(con, ranks, path):
   kinds = pa.schema([('value', pa.string()), ('count', pa.int64())])
   ordered = ranks.order_by('row').select('value', 'count')
   with pq.ParquetWriter(path, kinds, compression='zstd') as writer:
-    for batch in engine.stream(con, ordered):
+    for batch in _equal_parts(engine.stream(con, ordered)):
       writer.write_batch(batch.cast(kinds))
+
+
+def _equal_parts(batches):
+  """As many rows in each batch, whatever the engine gives at once: a batch is a group of rows in
+  the file, which is then the same bytes."""
+  held, rows = [], 0
+  for batch in batches:
+    while rows + len(batch) >= engine.BATCH:
+      take = engine.BATCH - rows
+      yield pa.concat_batches([*held, batch.slice(0, take)])
+      batch, held, rows = batch.slice(take), [], 0
+    held, rows = [*held, batch], rows + len(batch)
+  if rows:
+    yield pa.concat_batches(held)
 
 
 def _elements(feature, table):
@@ -130,9 +142,7 @@ def _count_buckets(con, columns, train):
         found, counts = np.unique(found, return_counts=True)
       totals.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
   table = {'value': list(map(str, totals)), 'count': list(totals.values())}
-  return ibis.memtable(
-    pa.table(table, schema=pa.schema([('value', pa.string()), ('count', pa.int64())]))
-  )
+  return pa.table(table, schema=pa.schema([('value', pa.string()), ('count', pa.int64())]))
 
 
 def _numbers(column) -> np.ndarray:
@@ -178,9 +188,7 @@ def _encode_lists(con, feature, table, ranks, width):
   nothing = ibis.array([ibis.null('string')])
   elements = ibis.ifelse(elements.length().fill_null(0) == 0, nothing, elements)
   cells = table.select('row', 'part', elements=elements)
-  lines = cells.select(
-    'row', 'part', value=cells.elements.unnest(), place=ibis.range(cells.elements.length()).unnest()
-  )
+  lines = cells.unnest('elements', offset='place').rename(value='elements')
   joined = lines.left_join(ranks, lines.value == ranks.value)
   rows = joined.select('row', 'part', 'place', encoded=ranks.row.fill_null(0))
   rows = rows.order_by('row', 'place').select('part', 'place', 'encoded')
