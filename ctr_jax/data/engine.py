@@ -115,7 +115,8 @@ def store(con, name: str, table):
   """Computes an Ibis expression once (or takes an Arrow table) and keeps it under a name."""
   if con.name != 'duckdb':
     return spark.store(con, name, table)
-  con.create_table(name, table)
+  # Given an Arrow table, Ibis 12 would drop a view that it has no name for.
+  con.create_table(name, ibis.memtable(table) if isinstance(table, pa.Table) else table)
   return con.table(name)
 
 
