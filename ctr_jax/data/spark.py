@@ -74,6 +74,9 @@ def _begin(builder, directory):
       .config('spark.sql.warehouse.dir', f'{directory}/warehouse')
       .config('spark.sql.session.timeZone', 'UTC')
       .config('spark.ui.enabled', 'false')
+      .config('spark.ui.showConsoleProgress', 'false')
+      # Else it warns at every vocabulary, whose values are numbered by one task.
+      .config('spark.log.level', 'ERROR')
       .config('spark.executorEnv.PYTHONPATH', os.pathsep.join(paths))
       .getOrCreate()
     )

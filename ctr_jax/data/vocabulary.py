@@ -188,7 +188,7 @@ def _encode_lists(con, feature, table, ranks, width):
   nothing = ibis.array([ibis.null('string')])
   elements = ibis.ifelse(elements.length().fill_null(0) == 0, nothing, elements)
   cells = table.select('row', 'part', elements=elements)
-  lines = cells.unnest('elements', offset='place').rename(value='elements')
+  lines = engine.lines(con, cells, 'elements').rename(value='elements')
   joined = lines.left_join(ranks, lines.value == ranks.value)
   rows = joined.select('row', 'part', 'place', encoded=ranks.row.fill_null(0))
   rows = rows.order_by('row', 'place').select('part', 'place', 'encoded')
