@@ -64,18 +64,29 @@ def _cuts(con, table, fractions):
 def _mix(con, table, seed):
   """Adds `mixed`: MurmurHash3's 32-bit finaliser of row number and seed.
 
-  In signed 64-bit numbers that stay below 2^49, which every engine has and none overflows on; one
-  view per step, since each step names its argument twice.
+  In signed 64-bit numbers that stay below 2^49, which every engine has and none overflows on.
   """
   low, high = table.row & _literal(_MASK), _shifted(table.row, 32)
   seed = _literal((seed * 0x9E3779B9 + 0x7F4A7C15) & _MASK)
   table = table.mutate(mixed=_product(high, 0x27D4EB2F) ^ low ^ seed)
-  for step, (shift, factor) in enumerate(((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))):
-    x = engine.view(con, f'mixed_{step}', table)
-    x = x.mutate(mixed=x.mixed ^ _shifted(x.mixed, shift))
-    x = engine.view(con, f'shifted_{step}', x)
-    table = x.mutate(mixed=_product(x.mixed, factor))
+  for number, (shift, factor) in enumerate(((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))):
+    table = _step(con, table, f'mixed_{number}', _folded(shift))
+    table = _step(con, table, f'folded_{number}', lambda x, factor=factor: _product(x, factor))
   return engine.view(con, 'mixed', table)
+
+
+def _step(con, table, name, function):
+  """`mixed` replaced by a function that names it more than once; `name` is for a view."""
+  if con.name == 'duckdb':
+    x = engine.view(con, name, table)
+    return x.mutate(mixed=function(x.mixed))
+  # Spark writes a column out again wherever it is named, by a view or not: after six steps more
+  # than it can compile. The argument of a lambda it computes once.
+  return table.mutate(mixed=ibis.array([table.mixed]).map(function)[0])
+
+
+def _folded(shift):
+  return lambda x: x ^ _shifted(x, shift)
 
 
 def _shifted(x, bits):

@@ -45,9 +45,12 @@ ROWS = [row | {'never': '', 'never_number': ''} for row in reference.make_rows(4
 
 @pytest.fixture(scope='module')
 def session(tmp_path_factory):
-  """One Spark for all tests; each asks it for a session of its own."""
-  with engine.opened('spark', tmp_path_factory.mktemp('spark'), '1GB'):
-    yield
+  """One small Spark for all tests; each asks it for a session of its own."""
+  with pytest.MonkeyPatch.context() as patch:
+    small = '--master local[2] --conf spark.sql.shuffle.partitions=2 pyspark-shell'
+    patch.setenv('PYSPARK_SUBMIT_ARGS', small)
+    with engine.opened('spark', tmp_path_factory.mktemp('spark'), '1GB'):
+      yield
 
 
 def content(folder):
@@ -125,7 +128,7 @@ def test_split_by_time(session, tmp_path, kind, cuts):
 @needs_spark
 @quietly
 def test_malformed_rows_are_counted_alike(session, tmp_path):
-  """In two files, found while reading and while checking; the manifest says where the first were."""
+  """In two files, found in reading and in checking; the manifest says where the first ones were."""
   parts(tmp_path, csv_file)
   for number, line in ((0, '1,too,few'), (2, f'7{"," * 10}'), (2, '1,x')):
     with (tmp_path / f'part_{number}.csv').open('a') as file:
