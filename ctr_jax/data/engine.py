@@ -4,6 +4,7 @@ machine. What is asked here is answered alike by both; `ctr_jax.data.spark` know
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -135,6 +136,14 @@ def lines(con, table, array: str):
   # time, which Spark cannot.
   place = ibis.range(table[array].length()).unnest()
   return table.mutate(**{array: table[array].unnest(), 'place': place})
+
+
+def split(con, column, separator: str):
+  """A column of texts as arrays of what is between the separators."""
+  if con.name != 'duckdb':
+    # Ibis 12 hands Spark the separator as it is, and Spark takes it for a regular expression.
+    return column.re_split(re.escape(separator))
+  return column.split(separator)
 
 
 def drop(con, table: str):

@@ -58,7 +58,7 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
   if feature.kind == 'bucket':
     counts = _count_buckets(con, columns, train)
   else:
-    elements = [_elements(f, train.select(value=train[column])) for f, column in columns]
+    elements = [_elements(con, f, train.select(value=train[column])) for f, column in columns]
     found = elements[0] if len(elements) == 1 else ibis.union(*elements)
     found = found.filter(found.value.notnull())
     counts = found.group_by('value').agg(count=found.count())
@@ -119,11 +119,11 @@ def _equal_parts(batches):
     yield pa.concat_batches(held)
 
 
-def _elements(feature, table):
+def _elements(con, feature, table):
   """Every non-empty element of `ids` cells as a row; other kinds as they are."""
   if feature.kind != 'ids':
     return table
-  split = table.value.split(feature.separator)
+  split = engine.split(con, table.value, feature.separator)
   return table.select(value=split.unnest()).filter(lambda t: t.value != '')
 
 
@@ -153,12 +153,12 @@ def _numbers(column) -> np.ndarray:
 def longest(con, feature, column: str, samples) -> int:
   """Non-empty elements of the longest `ids` cell of train."""
   train = samples.filter(samples.part == 0)
-  lengths = train.select(length=_split(feature, train[column]).length())
+  lengths = train.select(length=_split(con, feature, train[column]).length())
   return int(engine.rows(con, lengths.agg(longest=lengths.length.max()))[0]['longest'] or 0)
 
 
-def _split(feature, column):
-  return column.split(feature.separator).filter(lambda element: element != '')
+def _split(con, feature, column):
+  return engine.split(con, column, feature.separator).filter(lambda element: element != '')
 
 
 def encode(
@@ -183,7 +183,7 @@ def _encode_ids(con, table, ranks):
 
 def _encode_lists(con, feature, table, ranks, width):
   """One line per element; the first of each sample (place 0) says where a new sample begins."""
-  elements = _split(feature, table.value)[:width]
+  elements = _split(con, feature, table.value)[:width]
   # An empty cell has one element, which is missing.
   nothing = ibis.array([ibis.null('string')])
   elements = ibis.ifelse(elements.length().fill_null(0) == 0, nothing, elements)

@@ -151,6 +151,21 @@ def test_real_data(session, tmp_path):
   assert both(schema, folder, tmp_path).num_samples('train') == 287_808
 
 
+@needs_spark
+@quietly
+def test_any_separator(session, tmp_path):
+  """Spark splits by regular expressions, and reads escapes in its texts."""
+  separators = ('|', '.', '\\', ', ', '^', '[', '\x01', '\t', "'", '$1', '\\E')
+  column = pa.table({'x': [f'a{s}{s}b{s}' for s in separators]})
+  with engine.opened('spark', tmp_path, '1GB') as con:
+    table = engine.store(con, 'texts', column)
+    named = {f'x{i}': engine.split(con, table.x, s) for i, s in enumerate(separators)}
+    found = engine.rows(con, table.select('x', **named))
+  assert len(found) == len(separators)
+  for row in found:
+    assert [row[f'x{i}'] for i in range(len(separators))] == [row['x'].split(s) for s in separators]
+
+
 def test_no_such_engine(tmp_path):
   with pytest.raises(ValueError, match="The engine is 'duckdb' or 'spark', not 'flink'"):
     encode.encode(schema_of('*.csv'), tmp_path, tmp_path / 'out', engine_name='flink')
