@@ -59,7 +59,7 @@ def trained(source, chosen, config: pretrain.Config, seed: int = 0):
   timed = crossed.clocked(source)
   how = crossed.history(timed, sliced=True)
   tables = {f.name: f.table for f in timed.schema.features}
-  *parts, served = crosses.known(timed, chosen, how)
+  *parts, served = crosses.known(timed, chosen, how, engine_name=common.ENGINE.value)
 
   def train(known, l2):
     graph = graph_lib.build(known.pairs, tables, timed.rows, known.rate)

@@ -3,6 +3,7 @@ machine. What is asked here is answered alike by both; `ctr_jax.data.spark` know
 """
 
 import contextlib
+import glob
 import os
 import re
 import warnings
@@ -125,7 +126,7 @@ def read_parquet(con, name: str, folder):
   """The Parquet files of a folder as a table."""
   if con.name != 'duckdb':
     return spark.read(con, name, folder)
-  return con.read_parquet(f'{folder}/*.parquet', table_name=name)
+  return con.read_parquet(f'{glob.escape(str(folder))}/*.parquet', table_name=name)
 
 
 def lines(con, table, array: str):
