@@ -20,7 +20,7 @@ from ctr_jax.data import history as history_lib
 from ctr_jax.graphs import graph as graph_lib
 from ctr_jax.tables import gather, leaf
 from ctr_jax.train import pretrain
-from experiments import crossed
+from experiments import common, crossed
 
 _DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
 _L2 = flags.DEFINE_list(
