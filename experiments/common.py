@@ -40,6 +40,12 @@ DATA_DIR = flags.DEFINE_string(
   'Folder that holds the raw files of known sets, each in a folder of its name. Default: the '
   'environment variable CTR_JAX_DATA, then ../shared/data if it is there.',
 )
+ENGINE = flags.DEFINE_enum(
+  'engine',
+  'duckdb',
+  ['duckdb', 'spark'],
+  'What encodes data and counts its pairs, where that was not done yet. Both make the same.',
+)
 WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
@@ -77,7 +83,8 @@ flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
-  'workdir', 'data_dir', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed', 'only'
+  'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
+  'only',
 }  # fmt: skip
 
 
@@ -122,7 +129,8 @@ def _named(name):
     datasets,  # The ETL engine is loaded only when there is something to read.
   )
 
-  return datasets.open_or_encode(name, DATA_DIR.value, PROJECT / 'workdir' / 'encoded')
+  cache = PROJECT / 'workdir' / 'encoded'
+  return datasets.open_or_encode(name, DATA_DIR.value, cache, engine_name=ENGINE.value)
 
 
 def best_possible(data: columns.Source) -> dict[str, Any]:

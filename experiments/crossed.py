@@ -33,7 +33,8 @@ def clocked(source: columns.Source) -> columns.Source:
   if 'day' in source.extras:
     return source
   name = common.data_name().removesuffix(common.WIDE)
-  found = datasets.clock(name, common.DATA_DIR.value, common.PROJECT / 'workdir' / 'encoded')
+  cache = common.PROJECT / 'workdir' / 'encoded'
+  found = datasets.clock(name, common.DATA_DIR.value, cache, engine_name=common.ENGINE.value)
   return source if found is None else beside.join(source, found)
 
 
@@ -56,7 +57,8 @@ def gains(source: columns.Source) -> list[pair_gain.Gain]:
   path = folder('gains', source.checksum, repr(how)) / 'gains.json'
   if not path.exists():
     names = [name for name in pair_gain.candidates(source) if name != 'clock']
-    loop.write_json(path, [gain._asdict() for gain in pair_gain.gains(source, how, names)])
+    found = pair_gain.gains(source, how, names, engine_name=common.ENGINE.value)
+    loop.write_json(path, [gain._asdict() for gain in found])
   return [pair_gain.Gain(**gain) for gain in json.loads(path.read_text())]
 
 
@@ -86,4 +88,5 @@ def _add(source, made_crosses, made_statistics, sliced=False):
   timed = clocked(source)
   how = history(timed, sliced=sliced)
   out = folder('crosses', timed.checksum, made_crosses, made_statistics, how)
-  return crosses.add(timed, out, made_crosses, made_statistics, how)
+  engine = common.ENGINE.value
+  return crosses.add(timed, out, made_crosses, made_statistics, how, engine_name=engine)

@@ -20,7 +20,7 @@ from ctr_jax.data import history as history_lib
 from ctr_jax.graphs import graph as graph_lib
 from ctr_jax.tables import gather, leaf
 from ctr_jax.train import pretrain
-from experiments import crossed
+from experiments import common, crossed
 
 _DIM = flags.DEFINE_integer('vector_dim', 8, 'Of the node vectors, beside their bias.')
 _L2 = flags.DEFINE_list(
@@ -59,7 +59,7 @@ def trained(source, chosen, config: pretrain.Config, seed: int = 0):
   timed = crossed.clocked(source)
   how = crossed.history(timed, sliced=True)
   tables = {f.name: f.table for f in timed.schema.features}
-  *parts, served = crosses.known(timed, chosen, how)
+  *parts, served = crosses.known(timed, chosen, how, engine_name=common.ENGINE.value)
 
   def train(known, l2):
     graph = graph_lib.build(known.pairs, tables, timed.rows, known.rate)

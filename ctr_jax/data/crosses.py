@@ -162,6 +162,7 @@ def known(
   chosen: Sequence[tuple[str, str]],
   history: history_lib.History,
   *,
+  engine_name: str = 'duckdb',
   memory: str = '1GB',
 ) -> Iterator[Known]:
   """The statistics of pairs of features by period, for whoever learns from them; served ones last.
@@ -170,14 +171,15 @@ def known(
     source: of the samples.
     chosen: pairs of features.
     history: out of fold, or with a clock and slices of it.
-    memory: limit of the engine.
+    engine_name: 'duckdb' or 'spark'.
+    memory: limit of DuckDB.
   """
   names = [name for pair in chosen for name in pair]
   periods = history_lib.Periods(source, history)
   with (
     tempfile.TemporaryDirectory() as folder,
     engine.quiet(),
-    engine.opened('duckdb', folder, memory) as con,
+    engine.opened(engine_name, folder, memory) as con,
   ):
     samples = pair_queries.load(con, source, names, periods, folder)
     for period in (*periods.known, None):

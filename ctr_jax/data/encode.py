@@ -3,12 +3,14 @@ r"""Raw files -> an encoded data set.
   python -m ctr_jax.data.encode --schema=clicks.toml --data_dir=raw --out=encoded --on_bad_row=skip
 
 The files are loaded, in their order, into an embedded database that lies in a temporary folder and
-keeps to a memory limit; then each column is counted, ranked, joined and written by itself.
+keeps to a memory limit; then each column is counted, ranked, joined and written by itself. With
+--engine=spark the files are read by the workers, many at a time, and Spark counts, ranks and joins;
+what is written is the same to the byte.
 `ctr_jax.data.schema` says what becomes of missing and of unseen values.
 """
 
-import contextlib
 import pathlib
+import shutil
 import sys
 import time
 from typing import NamedTuple
@@ -17,7 +19,7 @@ import duckdb
 import tqdm
 from absl import app, flags
 
-from ctr_jax.data import columns, engine, files, ingest, splits, storage, vocabulary, workspace
+from ctr_jax.data import columns, engine, files, ingest, raw, splits, storage, vocabulary, workspace
 from ctr_jax.data import schema as schema_lib
 
 
@@ -26,7 +28,7 @@ class _Job(NamedTuple):
 
   con: object
   schema: schema_lib.Schema
-  plan: ingest.Plan
+  plan: raw.Plan
   samples: object
   counts: dict[str, int]
   folder: pathlib.Path
@@ -39,6 +41,7 @@ def encode(
   out,
   on_bad_row: str = 'error',
   *,
+  engine_name: str = 'duckdb',
   memory: str = '1GB',
   title: str = '',
   progress: bool = True,
@@ -50,7 +53,8 @@ def encode(
     data_dir: folder to which the schema's files are relative.
     out: folder to make. It appears only when it is complete.
     on_bad_row: 'error' or 'skip'.
-    memory: limit for the database, e.g. '1GB'.
+    engine_name: 'duckdb' or 'spark'; the data set is the same.
+    memory: limit for the database, e.g. '1GB'; with Spark for each that reads a file.
     title: how results should name the data; by default the schema's name.
     progress: whether to say on stderr how far it is.
 
@@ -59,18 +63,23 @@ def encode(
   """
   if on_bad_row not in ('error', 'skip'):
     raise ValueError(f"on_bad_row is 'error' or 'skip', not {on_bad_row!r}.")
+  engine.check(engine_name)
   out = pathlib.Path(out)
   paths = files.find(schema, data_dir)
-  raw = files.identity(paths, data_dir)
+  identity = files.identity(paths, data_dir)
   if out.exists():
-    return _reuse(schema, raw, out, on_bad_row, progress)
+    return _reuse(schema, identity, out, on_bad_row, progress)
   try:
     with workspace.create(out) as folder, engine.quiet(), Progress(progress) as said:
-      manifest = _fill(folder, schema, paths, on_bad_row, memory, said)
-      manifest |= {'raw': raw, 'title': title or schema.name}
+      scratch = folder / 'engine'
+      scratch.mkdir()
+      with engine.opened(engine_name, scratch, memory) as con:
+        manifest = _fill(con, folder, schema, paths, on_bad_row, memory, said)
+      shutil.rmtree(scratch)
+      manifest |= {'raw': identity, 'title': title or schema.name}
       storage.write_json(folder / columns.MANIFEST, manifest)
   except FileExistsError:
-    return _reuse(schema, raw, out, on_bad_row, progress)
+    return _reuse(schema, identity, out, on_bad_row, progress)
   except duckdb.OutOfMemoryException as e:
     raise ValueError(
       f'The database needs more than {memory} of memory; raise --memory. ({e})'
@@ -78,10 +87,10 @@ def encode(
   return columns.open_columns(out)
 
 
-def _reuse(schema, raw, out, on_bad_row, progress):
+def _reuse(schema, identity, out, on_bad_row, progress):
   found = columns.open_columns(out)
   differs = 'another schema' if found.schema.digest != schema.digest else ''
-  differs = differs or ('other raw files' if found.manifest['raw'] != raw else '')
+  differs = differs or ('other raw files' if found.manifest['raw'] != identity else '')
   if on_bad_row == 'error' and found.manifest['skipped']:
     differs = differs or 'these files with malformed rows left out'
   if differs:
@@ -93,23 +102,21 @@ def _reuse(schema, raw, out, on_bad_row, progress):
   return found
 
 
-def _fill(folder, schema, paths, on_bad_row, memory, progress):
+def _fill(con, folder, schema, paths, on_bad_row, memory, progress):
   """Writes everything but the manifest, which it returns."""
   (folder / 'vocabulary').mkdir()
-  plan = ingest.make_plan(schema)
-  con = engine.connect(folder / 'engine', memory)
-  with contextlib.closing(con.con):
-    loaded = ingest.load(con, plan, paths, on_bad_row, progress.say)
-    samples = splits.samples(con, schema, loaded)
-    counts = splits.count(con, samples)
-    if not counts['train']:
-      raise ValueError(f'The train split of {schema.name!r} has no rows ({counts}).')
-    job = _Job(con, schema, plan, samples, counts, folder, progress)
-    progress.start(len(schema.features) + 1)
-    arrays, tables = _label(job), {}
-    for number, (table, features) in enumerate(schema.tables.items()):
-      tables[table], made = _table(job, f'ranks_{number}', table, features)
-      arrays |= made
+  plan = raw.make_plan(schema)
+  loaded = ingest.load(con, plan, paths, on_bad_row, memory, progress.say)
+  samples = splits.samples(con, schema, loaded)
+  counts = splits.count(con, samples)
+  if not counts['train']:
+    raise ValueError(f'The train split of {schema.name!r} has no rows ({counts}).')
+  job = _Job(con, schema, plan, samples, counts, folder, progress)
+  progress.start(len(schema.features) + 1)
+  arrays, tables = _label(job), {}
+  for number, (table, features) in enumerate(schema.tables.items()):
+    tables[table], made = _table(job, f'ranks_{number}', table, features)
+    arrays |= made
   names = sorted(path.relative_to(folder) for path in (folder / 'vocabulary').iterdir())
   manifest = {
     'format': columns.FORMAT,
@@ -232,6 +239,9 @@ def define_flags():
   flags.DEFINE_enum(
     'on_bad_row', 'error', ['error', 'skip'], 'Stop at a malformed row, or count and leave it out.'
   )
+  flags.DEFINE_enum(
+    'engine', 'duckdb', list(engine.NAMES), 'What counts, ranks and joins; the result is the same.'
+  )
   flags.DEFINE_string('memory', '1GB', 'Memory limit of the database; beyond it, it uses the disk.')
   flags.mark_flags_as_required(['schema', 'out'])
 
@@ -246,7 +256,15 @@ def main(argv):
   try:
     schema, folder = datasets.resolve(args.schema, args.data_dir)
     title = datasets.title(schema, folder)
-    encoded = encode(schema, folder, args.out, args.on_bad_row, memory=args.memory, title=title)
+    encoded = encode(
+      schema,
+      folder,
+      args.out,
+      args.on_bad_row,
+      engine_name=args.engine,
+      memory=args.memory,
+      title=title,
+    )
   except (ValueError, OSError) as e:
     raise SystemExit(f'encode: {e}') from e
   print(report(encoded))

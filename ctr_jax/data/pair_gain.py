@@ -47,6 +47,7 @@ def gains(
   features: Sequence[str] = (),
   *,
   strength: float = 20.0,
+  engine_name: str = 'duckdb',
   memory: str = '1GB',
 ) -> list[Gain]:
   """The gain of every pair of features, the largest first.
@@ -56,7 +57,8 @@ def gains(
     history: what a sample may know.
     features: to pair; all that can be crossed if none are given.
     strength: s, samples that what was known before counts for.
-    memory: limit of the engine.
+    engine_name: 'duckdb' or 'spark'.
+    memory: limit of DuckDB.
   """
   names = tuple(features) or candidates(source)
   total = source.num_samples('train')
@@ -64,7 +66,7 @@ def gains(
   with (
     tempfile.TemporaryDirectory() as folder,
     engine.quiet(),
-    engine.opened('duckdb', folder, memory) as con,
+    engine.opened(engine_name, folder, memory) as con,
   ):
     periods = history_lib.Periods(source, history)
     samples = pair_queries.load(con, source, names, periods, folder)

@@ -50,7 +50,8 @@ def load(
       )
   key = {name: f'k{i}' for i, name in enumerate(names)}
   kinds = [('row', pa.int64()), ('part', pa.int8()), ('label', pa.int8()), ('period', pa.int64())]
-  path = pathlib.Path(folder) / 'samples.parquet'
+  path = pathlib.Path(folder) / 'samples' / 'all.parquet'
+  path.parent.mkdir()
   with pq.ParquetWriter(path, pa.schema([*kinds, *((k, pa.int32()) for k in key.values())])) as out:
     first = 0
     for part, split in enumerate(schema_lib.SPLITS):
@@ -59,7 +60,7 @@ def load(
         stop = min(start + history_lib.BLOCK, total)
         out.write_table(_block(source, key, periods, part, start, stop, first, out.schema))
       first += total
-  return Samples(con, con.read_parquet(str(path), table_name='samples'), key, periods)
+  return Samples(con, engine.read_parquet(con, 'samples', path.parent), key, periods)
 
 
 def _block(source, key, periods, part, start, stop, first, kinds):

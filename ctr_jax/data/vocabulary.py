@@ -58,17 +58,15 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
   if feature.kind == 'bucket':
     counts = _count_buckets(con, columns, train)
   else:
-    elements = [_elements(f, train.select(value=train[column])) for f, column in columns]
+    elements = [_elements(con, f, train.select(value=train[column])) for f, column in columns]
     found = elements[0] if len(elements) == 1 else ibis.union(*elements)
     found = found.filter(found.value.notnull())
     counts = found.group_by('value').agg(count=found.count())
-  con.create_table(f'{engine_table}_counts', counts)
-  counts = con.table(f'{engine_table}_counts')
+  counts = engine.store(con, f'{engine_table}_counts', counts)
   kept = counts.filter(counts['count'] >= feature.min_count)
   order = [ibis.desc('count'), ibis.asc('value')]
   ranked = kept.mutate(row=(ibis.row_number().over(order_by=order) + 1).cast('int32'))
-  con.create_table(engine_table, ranked)
-  ranks = con.table(engine_table)
+  ranks = engine.store(con, engine_table, ranked)
   result = _summary(con, name, counts, feature.min_count, ranks)
   _store(con, ranks, path)
   engine.drop(con, f'{engine_table}_counts')
@@ -103,15 +101,29 @@ def _store(con, ranks, path):
   kinds = pa.schema([('value', pa.string()), ('count', pa.int64())])
   ordered = ranks.order_by('row').select('value', 'count')
   with pq.ParquetWriter(path, kinds, compression='zstd') as writer:
-    for batch in engine.stream(con, ordered):
+    for batch in _equal_parts(engine.stream(con, ordered)):
       writer.write_batch(batch.cast(kinds))
 
 
-def _elements(feature, table):
+def _equal_parts(batches):
+  """As many rows in each batch, whatever the engine gives at once: a batch is a group of rows in
+  the file, which is then the same bytes."""
+  held, rows = [], 0
+  for batch in batches:
+    while rows + len(batch) >= engine.BATCH:
+      take = engine.BATCH - rows
+      yield pa.concat_batches([*held, batch.slice(0, take)])
+      batch, held, rows = batch.slice(take), [], 0
+    held, rows = [*held, batch], rows + len(batch)
+  if rows:
+    yield pa.concat_batches(held)
+
+
+def _elements(con, feature, table):
   """Every non-empty element of `ids` cells as a row; other kinds as they are."""
   if feature.kind != 'ids':
     return table
-  split = table.value.split(feature.separator)
+  split = engine.split(con, table.value, feature.separator)
   return table.select(value=split.unnest()).filter(lambda t: t.value != '')
 
 
@@ -130,9 +142,7 @@ def _count_buckets(con, columns, train):
         found, counts = np.unique(found, return_counts=True)
       totals.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
   table = {'value': list(map(str, totals)), 'count': list(totals.values())}
-  return ibis.memtable(
-    pa.table(table, schema=pa.schema([('value', pa.string()), ('count', pa.int64())]))
-  )
+  return pa.table(table, schema=pa.schema([('value', pa.string()), ('count', pa.int64())]))
 
 
 def _numbers(column) -> np.ndarray:
@@ -143,12 +153,12 @@ def _numbers(column) -> np.ndarray:
 def longest(con, feature, column: str, samples) -> int:
   """Non-empty elements of the longest `ids` cell of train."""
   train = samples.filter(samples.part == 0)
-  lengths = train.select(length=_split(feature, train[column]).length())
+  lengths = train.select(length=_split(con, feature, train[column]).length())
   return int(engine.rows(con, lengths.agg(longest=lengths.length.max()))[0]['longest'] or 0)
 
 
-def _split(feature, column):
-  return column.split(feature.separator).filter(lambda element: element != '')
+def _split(con, feature, column):
+  return engine.split(con, column, feature.separator).filter(lambda element: element != '')
 
 
 def encode(
@@ -173,14 +183,12 @@ def _encode_ids(con, table, ranks):
 
 def _encode_lists(con, feature, table, ranks, width):
   """One line per element; the first of each sample (place 0) says where a new sample begins."""
-  elements = _split(feature, table.value)[:width]
+  elements = _split(con, feature, table.value)[:width]
   # An empty cell has one element, which is missing.
   nothing = ibis.array([ibis.null('string')])
   elements = ibis.ifelse(elements.length().fill_null(0) == 0, nothing, elements)
   cells = table.select('row', 'part', elements=elements)
-  lines = cells.select(
-    'row', 'part', value=cells.elements.unnest(), place=ibis.range(cells.elements.length()).unnest()
-  )
+  lines = engine.lines(con, cells, 'elements').rename(value='elements')
   joined = lines.left_join(ranks, lines.value == ranks.value)
   rows = joined.select('row', 'part', 'place', encoded=ranks.row.fill_null(0))
   rows = rows.order_by('row', 'place').select('part', 'place', 'encoded')

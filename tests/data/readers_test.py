@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from ctr_jax.data import encode, engine, files, ingest, readers
+from ctr_jax.data import encode, engine, files, raw, readers
 from ctr_jax.data.schema import Feature, Schema
 from tests.data import reference
 
@@ -112,7 +112,7 @@ def test_odd_names(tmp_path, expected, name):
 
 def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
   def fail(*_):
-    raise ingest.duckdb.InvalidInputException('as for a malformed row')
+    raise raw.duckdb.InvalidInputException('as for a malformed row')
 
   monkeypatch.setattr(readers, 'scan', fail)
   monkeypatch.setattr(engine, 'BATCH', 40)

@@ -1,11 +1,13 @@
 """Ranks, ties, cut-offs, missing and unseen values, on data small enough to see through."""
 
+import itertools
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from ctr_jax.data import encode
+from ctr_jax.data import encode, engine, vocabulary
 from ctr_jax.data.schema import Feature, Schema
 
 
@@ -125,3 +127,15 @@ def test_columns_without_a_single_value(tmp_path):
   assert rows_of(source, 'e') == [0, 0]
   assert rows_of(source, 'a', 'test') == [0]
   assert rows_of(source, 'd', 'test') == [2.0]
+
+
+@pytest.mark.parametrize('sizes', [(25,), (10, 10, 5), (1, 9, 0, 15), (24, 1)])
+def test_groups_of_rows_do_not_depend_on_the_engines_batches(monkeypatch, sizes):
+  monkeypatch.setattr(engine, 'BATCH', 10)
+  ends = np.cumsum((0, *sizes))
+  batches = [
+    pa.record_batch({'value': pa.array(range(a, b), pa.int64())})
+    for a, b in itertools.pairwise(ends)
+  ]
+  parts = [part.column(0).to_pylist() for part in vocabulary._equal_parts(batches)]
+  assert parts == [[*range(10)], [*range(10, 20)], [*range(20, 25)]]

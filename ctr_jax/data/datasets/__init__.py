@@ -85,18 +85,19 @@ def open_or_encode(name_or_path: str, data_dir=None, cache_dir=None, **options) 
   return _encoded(schema, folder, cache_dir, options)
 
 
-def clock(name: str, data_dir=None, cache_dir=None) -> columns.Columns | None:
+def clock(name: str, data_dir=None, cache_dir=None, **options) -> columns.Columns | None:
   """The column 'clock' of a known set, for `beside.join`; None where its samples have no time.
 
   Args:
     name: one of `KNOWN`.
     data_dir: see `find`.
     cache_dir: see `open_or_encode`.
+    **options: of `encode.encode`.
   """
   schema = getattr(KNOWN[name], 'CLOCKS', {}).get(name) if name in KNOWN else None
   if schema is None:
     return None
-  return _encoded(schema, find(name, data_dir), cache_dir, {})
+  return _encoded(schema, find(name, data_dir), cache_dir, options)
 
 
 def _encoded(schema, folder, cache_dir, options):
