@@ -140,7 +140,7 @@ class Run:
     return Trained(best, state, position)
 
   def begin(self) -> tuple[state_lib.State, Position]:
-    """The state and the position to go on from: of the last checkpoint, or before the first step."""
+    """What to go on from: the last checkpoint, or the state before the first step."""
     restored = self._checkpoints.restore('last', self.program.like())
     if restored is None:
       state = self.program.create(self._seed)
@@ -184,10 +184,8 @@ class Run:
 
   def is_due(self, position: Position) -> bool:
     """Whether the schedule wants a checkpoint here, within an epoch."""
-    every = self.schedule.checkpoint_steps
-    return (
-      bool(every) and position.step % every == 0 and (position.step < self.batches.steps_per_epoch)
-    )
+    every, within = self.schedule.checkpoint_steps, self.batches.steps_per_epoch
+    return every > 0 and position.step % every == 0 and position.step < within
 
   def save(self, state: state_lib.State, position: Position) -> None:
     """The last checkpoint."""

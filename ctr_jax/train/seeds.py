@@ -1,10 +1,10 @@
 """Several seeds of one trial trained at once on one device, with the results of one by one.
 
-Every seed keeps what makes it a run of its own: order of samples, random keys, learning-rate scale,
-validation, early stop, journal and checkpoints, all in its folder and as `loop.Run` writes them. So
-seeds that were trained at once can go on one by one, and the other way round. What they share is the
-program of a step, the rows of the split in memory, and the host's thread that reads them; batches
-are prepared in a thread for each seed.
+Every seed keeps what makes it a run of its own: order of samples, random keys, learning-rate
+scale, validation, early stop, journal and checkpoints, all in its folder and as `loop.Run` writes
+them. So seeds that were trained at once can go on one by one, and the other way round. What they
+share is the program of a step, the rows of the split in memory, and the thread that reads them;
+batches are prepared in a thread for each seed.
 
 How one program takes the steps of K seeds is a `Together`:
 
@@ -16,8 +16,8 @@ How one program takes the steps of K seeds is a `Together`:
   where training is not smooth (codes that are rounded at random, Adam's first steps) so does, by
   and by, everything.
 
-A seed that has stopped leaves, and what is left is compiled once for its number: a masked seed would
-compute for nothing until the last one stops.
+A seed that has stopped leaves, and the step is compiled for those that are left: a masked seed
+would compute for nothing until the last one stops.
 """
 
 from __future__ import annotations
@@ -174,9 +174,9 @@ class _Runs:
 
   def fit(self):
     with contextlib.ExitStack() as opened:
+      opened.enter_context(loop.Listening(self._terminated))
       for run in self._runs:
         opened.callback(run.close)
-      opened.enter_context(loop.Listening(self._terminated))
       begun = [run.begin() for run in self._runs]
       lanes = [_Lane(run, how) for run, (_, how) in zip(self._runs, begun, strict=True)]
       positions = [lane.position for lane in lanes]
@@ -293,7 +293,7 @@ def _count(lanes, steps):
 
 
 def _clock(lanes, started):
-  """Each seed has its share of the time, so that seconds of all seeds add up to those that passed."""
+  """Each seed has its share of the time: the seconds of all add up to those that passed."""
   for lane in lanes:
     lane.position.seconds += (time.perf_counter() - started) / len(lanes)
 
