@@ -258,13 +258,14 @@ def together(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds:
   for found in alike.values():
     if len(found) == 1:
       continue
+    made = _made(found[0][1], source)
     with contextlib.ExitStack() as locks:
       runs = []
       for seed, spelt, before in found:
         folder = workdir / trial.name / f'seed_{seed}'
         locks.enter_context(common.locked(folder, wait=True))
-        model, recipe, run = _begun(spelt, source, folder, seed, before)
-        runs.append(run)
+        runs.append(_run(spelt, source, folder, seed, before, *made))
+      model, recipe, _ = made
       seeds_lib.fit(runs, seeds_lib.FORMS[common.SEEDS_FORM.value](model, recipe))
 
 
@@ -284,16 +285,19 @@ def fit(
   before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
   """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
-  model, _, run = _begun(trial, source, folder, seed, before)
-  return model, run.fit()
+  model, recipe, program = _made(trial, source)
+  return model, _run(trial, source, folder, seed, before, model, recipe, program).fit()
 
 
-def _begun(trial, source, folder, seed, before):
-  """The model, its recipe, and the run of one seed."""
+def _made(trial, source):
   on = cluster.chosen()
   model = trial.model(source, on=on)
   recipe = trial.optimizer.recipe(model)
-  program = mesh.program(on, model, recipe) if on else step.program(model, recipe)
+  return model, recipe, mesh.program(on, model, recipe) if on else step.program(model, recipe)
+
+
+def _run(trial, source, folder, seed, before, model, recipe, program):
+  on = cluster.chosen()
 
   def validate(state):
     return evaluate.evaluate(model, program.scorer, state.tables, state.net, source, 'valid')
@@ -308,11 +312,10 @@ def _begun(trial, source, folder, seed, before):
     return mesh.placed(on, model, recipe, begun) if on else begun
 
   described = trial.describe(source) | {'seed': seed}
-  run = loop.Run(
+  return loop.Run(
     model, program, trial.schedule, source, folder, described, seed, validate,
     name=f'{trial.name} seed {seed}', start=start if before else None, split=trial.split,
   )  # fmt: skip
-  return model, recipe, run
 
 
 def _done(trial, source, workdir, seed, links):
