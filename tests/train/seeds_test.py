@@ -211,7 +211,7 @@ def test_seeds_are_grouped_and_meshes_are_refused(parsed):
 
 def test_trials_and_their_stages_are_trained_at_once(parsed, tmp_path, monkeypatch):
   schedule = loop.Schedule(epochs=1, batch_size=512)
-  first = trials.Trial('first', net='dnn', net_options={'hidden': (4,)}, dim=2, schedule=schedule)
+  first = trials.Trial('first', net='fm', dim=2, schedule=schedule)
   after = dataclasses.replace(
     first, name='after', after=first, rules=lambda outcome: (('.*', compress.cast('float16')),)
   )
