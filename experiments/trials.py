@@ -265,7 +265,7 @@ def together(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds:
         folder = workdir / trial.name / f'seed_{seed}'
         locks.enter_context(common.locked(folder, wait=True))
         runs.append(_run(spelt, source, folder, seed, before, *made))
-      model, recipe, _ = made
+      _, model, recipe, _ = made
       seeds_lib.fit(runs, seeds_lib.FORMS[common.SEEDS_FORM.value](model, recipe))
 
 
@@ -285,20 +285,20 @@ def fit(
   before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
   """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
-  model, recipe, program = _made(trial, source)
-  return model, _run(trial, source, folder, seed, before, model, recipe, program).fit()
+  made = _made(trial, source)
+  return made[1], _run(trial, source, folder, seed, before, *made).fit()
 
 
 def _made(trial, source):
+  """The mesh, if there is one, the model, its recipe and its program: of all seeds."""
   on = cluster.chosen()
   model = trial.model(source, on=on)
   recipe = trial.optimizer.recipe(model)
-  return model, recipe, mesh.program(on, model, recipe) if on else step.program(model, recipe)
+  program = mesh.program(on, model, recipe) if on else step.program(model, recipe)
+  return on, model, recipe, program
 
 
-def _run(trial, source, folder, seed, before, model, recipe, program):
-  on = cluster.chosen()
-
+def _run(trial, source, folder, seed, before, on, model, recipe, program):
   def validate(state):
     return evaluate.evaluate(model, program.scorer, state.tables, state.net, source, 'valid')
 
