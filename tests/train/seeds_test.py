@@ -44,7 +44,10 @@ def trial(rules):
 def made(rules):
   model = trial(rules).model(SOURCE)
   recipe = trial(rules).optimizer.recipe(model)
-  return model, recipe, step_lib.program(model, recipe), seeds.side_by_side(model, recipe)
+  # Compiled once for all seeds.
+  create = jax.jit(lambda seed: state_lib.init(model, recipe, seed))
+  program = step_lib.program(model, recipe)._replace(create=create)
+  return model, recipe, program, seeds.side_by_side(model, recipe)
 
 
 def run_of(rules, folder, seed, **schedule):
