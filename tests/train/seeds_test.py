@@ -47,7 +47,8 @@ def made(rules):
   recipe = trial(rules).optimizer.recipe(model)
   # Compiled once for all seeds.
   create = jax.jit(lambda seed: state_lib.init(model, recipe, seed))
-  program = step_lib.program(model, recipe)._replace(create=create)
+  like = jax.eval_shape(lambda: state_lib.init(model, recipe, 0))
+  program = step_lib.program(model, recipe)._replace(create=create, like=lambda: like)
   return model, recipe, program, seeds.side_by_side(model, recipe)
 
 
