@@ -13,7 +13,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from absl import app, flags, logging
 
 from ctr_jax.data import columns, noise, synthetic
 from ctr_jax.train import journal, loop, processes
+from ctr_jax.train import seeds as seeds_lib
 from experiments import cluster
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
@@ -56,6 +57,19 @@ SEEDS = flags.DEFINE_integer(
   'seeds', 1, 'How many seeds to train; means and spreads are over them.'
 )
 FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
+SEEDS_AT_ONCE = flags.DEFINE_integer(
+  'seeds_at_once',
+  1,
+  'How many seeds of a trial to train at the same time on one device, with the same results.',
+  lower_bound=1,
+)
+SEEDS_FORM = flags.DEFINE_enum(
+  'seeds_form',
+  'side_by_side',
+  sorted(seeds_lib.FORMS),
+  'With --seeds_at_once: side_by_side, copies of the step in one program, has the bits of seeds '
+  'trained one by one; stacked, one step mapped over all seeds, rounds otherwise.',
+)
 EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default: by data set.')
 HIDDEN = flags.DEFINE_list(
@@ -84,7 +98,7 @@ WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only',
+  'only', 'seeds_at_once', 'seeds_form',
 }  # fmt: skip
 
 
@@ -93,6 +107,25 @@ def seeds() -> range:
   if SEEDS.value < 1:
     raise ValueError(f'--seeds={SEEDS.value}: at least one seed is needed.')
   return range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
+
+
+def groups(seeds: Iterable[int]) -> list[list[int]]:
+  """Seeds by those that are trained at once; none, if they are trained one by one.
+
+  Raises:
+    ValueError: seeds at once on a mesh, or by several processes.
+  """
+  size = SEEDS_AT_ONCE.value if flags.FLAGS.is_parsed() else 1
+  if size == 1:
+    return []
+  if cluster.MESH.value or processes.joined():
+    raise ValueError(
+      f'--seeds_at_once={size}: several seeds are trained at once by one process on one device. '
+      'Leave out --mesh, --placement and --processes, or train seeds one by one.'
+    )
+  seeds = list(seeds)
+  found = [seeds[i : i + size] for i in range(0, len(seeds), size)]
+  return [group for group in found if len(group) > 1]
 
 
 def schedule(epochs: int, batch_size: int) -> loop.Schedule:

@@ -10,10 +10,10 @@ same trial share it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,8 +27,9 @@ from ctr_jax.evaluate import evaluate
 from ctr_jax.models import part as part_lib
 from ctr_jax.tables import gather, leaf, stack
 from ctr_jax.train import journal, loop, mesh, step
+from ctr_jax.train import seeds as seeds_lib
 from ctr_jax.train import state as state_lib
-from experiments import cluster, common, optimizers
+from experiments import cluster, common, measure, optimizers
 
 
 class Outcome(NamedTuple):
@@ -208,11 +209,15 @@ def run(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds, link
       them of the outcome, store its vectors anew.
 
   Returns:
-    A row for the trial and one for each link: see `_row`.
+    A row for the trial and one for each link: see `measure.row`.
   """
+  seeds = list(seeds)
+  left = [s for s in seeds if not _done(trial, source, workdir, s, links)]
+  for group in common.groups(left):
+    together(trial, source, workdir, group)
   per_seed = [_seed(trial, source, workdir, s, links) for s in seeds]
   names = [trial.name, *(name for name, _ in links)]
-  return [_row(name, [found[name] for found in per_seed]) for name in names]
+  return [measure.row(name, [found[name] for found in per_seed]) for name in names]
 
 
 def train(
@@ -229,15 +234,47 @@ def train(
   Returns:
     The trial with its rules spelt out, what was trained (after the best epoch), and how it went.
   """
-  before = train(trial.after, source, workdir, seed)[1] if trial.after else None
-  if callable(trial.rules):
-    trial = dataclasses.replace(trial, rules=tuple(trial.rules(before)))
+  trial, before = _spelt(trial, source, workdir, seed)
   folder = workdir / trial.name / f'seed_{seed}'
   with common.locked(folder, wait=True):  # Rows run apart may come after the same trial.
     model, trained = fit(trial, source, folder, seed, before)
   tables, net = mesh.fetched(trained.state.tables), mesh.fetched(trained.state.net)
   stored = leaf.unflatten(model.codec.plan, stack.unpack(model.layout, tables))
   return trial, Outcome(trial.model(source), trial.rules, stored, net), trained.position
+
+
+def together(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds: list[int]) -> None:
+  """Trains seeds at once, so that `train` finds each of them done; stages before it likewise.
+
+  Seeds for which a stage before has made rules of their own are other models: those that have the
+  same rules are trained at once, and what is left alone is left to `train`.
+  """
+  if trial.after:
+    together(trial.after, source, workdir, seeds)
+  alike: dict[str, list] = {}
+  for seed in seeds:
+    spelt, before = _spelt(trial, source, workdir, seed)
+    alike.setdefault(json.dumps(compress.describe(spelt.rules)), []).append((seed, spelt, before))
+  for found in alike.values():
+    if len(found) == 1:
+      continue
+    made = _made(found[0][1], source)
+    with contextlib.ExitStack() as locks:
+      runs = []
+      for seed, spelt, before in found:
+        folder = workdir / trial.name / f'seed_{seed}'
+        locks.enter_context(common.locked(folder, wait=True))
+        runs.append(_run(spelt, source, folder, seed, before, *made))
+      _, model, recipe, _ = made
+      seeds_lib.fit(runs, seeds_lib.FORMS[common.SEEDS_FORM.value](model, recipe))
+
+
+def _spelt(trial, source, workdir, seed):
+  """The trial with its rules spelt out, and what it comes after."""
+  before = train(trial.after, source, workdir, seed)[1] if trial.after else None
+  if callable(trial.rules):
+    trial = dataclasses.replace(trial, rules=tuple(trial.rules(before)))
+  return trial, before
 
 
 def fit(
@@ -248,11 +285,20 @@ def fit(
   before: Outcome | None = None,
 ) -> tuple[predict.Model, loop.Trained]:
   """Trains one seed of one trial in `folder`, from its last checkpoint or from what came before."""
+  made = _made(trial, source)
+  return made[1], _run(trial, source, folder, seed, before, *made).fit()
+
+
+def _made(trial, source):
+  """The mesh, if there is one, the model, its recipe and its program: of all seeds."""
   on = cluster.chosen()
   model = trial.model(source, on=on)
   recipe = trial.optimizer.recipe(model)
   program = mesh.program(on, model, recipe) if on else step.program(model, recipe)
+  return on, model, recipe, program
 
+
+def _run(trial, source, folder, seed, before, on, model, recipe, program):
   def validate(state):
     return evaluate.evaluate(model, program.scorer, state.tables, state.net, source, 'valid')
 
@@ -266,21 +312,29 @@ def fit(
     return mesh.placed(on, model, recipe, begun) if on else begun
 
   described = trial.describe(source) | {'seed': seed}
-  run = loop.Run(
+  return loop.Run(
     model, program, trial.schedule, source, folder, described, seed, validate,
     name=f'{trial.name} seed {seed}', start=start if before else None, split=trial.split,
   )  # fmt: skip
-  return model, run.fit()
+
+
+def _done(trial, source, workdir, seed, links):
+  """What was measured of a seed that is done, with these links; else None."""
+  path = workdir / trial.name / f'seed_{seed}' / 'result.json'
+  if not path.exists():
+    return None
+  saved = json.loads(path.read_text())
+  same = saved['description'] == description(trial, source, seed)
+  return saved['measured'] if same and _measured(saved, links) else None
 
 
 def _seed(trial, source, workdir, seed, links):
   done = workdir / trial.name / f'seed_{seed}' / 'result.json'
+  measured = _done(trial, source, workdir, seed, links)
+  if measured:
+    journal.say(f'{trial.name}, seed {seed}: already done, see {done}')
+    return measured
   described = description(trial, source, seed)
-  if done.exists():
-    saved = json.loads(done.read_text())
-    if saved['description'] == described and _measured(saved, links):
-      journal.say(f'{trial.name}, seed {seed}: already done, see {done}')
-      return saved['measured']
   trial, outcome, how = train(trial, source, workdir, seed)
   model = outcome.model
   recipe = trial.optimizer.recipe(model)
@@ -294,9 +348,9 @@ def _seed(trial, source, workdir, seed, links):
     'train_samples_per_second': how.samples / how.seconds,
     'bytes_training': tables + state_lib.tx_bytes(model, recipe),
   }
-  measured = {trial.name: training | _measure(outcome, source)}
+  measured = {trial.name: training | measure.of(outcome, source)}
   for name, link in links:
-    measured[name] = {'seed': seed} | _measure(_served(trial, outcome, source, link), source)
+    measured[name] = {'seed': seed} | measure.of(_served(trial, outcome, source, link), source)
   applied = {name: _description(link) for name, link in links}
   found = {'description': described, 'links': applied, 'measured': measured}
   loop.write_json(done, found)
@@ -339,51 +393,3 @@ def _served(trial, outcome, source, link):
   model = trial.model(source, rules)
   stored = compress.extend(outcome.model.codec.plan, outcome.stored, link)
   return Outcome(model, rules, stored, outcome.net)
-
-
-def _measure(outcome, source):
-  model, net = outcome.model, outcome.net
-  arrays = stack.pack(model.layout, leaf.flatten(outcome.stored))
-  score = predict.scorer(model)
-  passes = [evaluate.evaluate(model, score, arrays, net, source, 'test') for _ in range(3)]
-  test = {k: v for k, v in passes[0].items() if k != 'samples_per_second'}
-  return {
-    'test': test,
-    'score_samples_per_second': statistics.median(p['samples_per_second'] for p in passes),
-    'bytes': leaf.nbytes(model.codec.plan),
-    # Of what serving would look up before there is an id or a number: see `data.crosses`.
-    **({'bytes_lookup': source.lookup_bytes(model.columns)} if hasattr(source, 'lookups') else {}),
-    'bytes_by_table': report.by_table(model.codec.plan),
-    'axes_by_table': {t: report.by_axis(part) for t, part in model.codec.plan.items()},
-    'net_parameters': sum(x.size for x in jax.tree.leaves(net['params'])),
-  }
-
-
-def _row(name, found):
-  """Per-seed measurements → one row: a list of values per metric, and what all seeds share."""
-  metrics = sorted(found[0]['test'])
-  shared = (
-    'bytes', 'bytes_training', 'bytes_lookup', 'bytes_by_table', 'axes_by_table', 'net_parameters',
-  )  # fmt: skip
-  lists = (
-    'train_samples_per_second', 'score_samples_per_second', 'train_seconds', 'epochs', 'best_epoch',
-    'valid_best',
-  )  # fmt: skip
-  return {
-    'name': name,
-    'seeds': [x['seed'] for x in found],
-    'test': {m: [x['test'][m] for x in found] for m in metrics},
-    **{k: [x[k] for x in found] for k in lists if k in found[0]},
-    **{k: found[0][k] for k in shared if k in found[0]},
-    **_sizes(found),
-  }
-
-
-def _sizes(found):
-  """Sizes, where what a search kept makes them differ from seed to seed: the mean, and each."""
-  sizes = {}
-  for name in ('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters'):
-    values = [x[name] for x in found if name in x]
-    if len(set(values)) > 1:
-      sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}
-  return sizes

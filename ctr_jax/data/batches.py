@@ -86,7 +86,7 @@ class Batches:
     self._size = batch_size // hosts
     self._window, self._block = window, min(block, max(1, window // 2))
     self._start, self._stop = host * samples // hosts, (host + 1) * samples // hosts
-    self._kept = None
+    self._kept: Batch = {}
     if shuffle:
       self.steps_per_epoch = samples // batch_size
     else:  # Of the hosts with one row more, if there are any.
@@ -97,6 +97,21 @@ class Batches:
     if not 0 <= start <= self.steps_per_epoch:
       raise ValueError(f'Step {start} is not in an epoch of {self.steps_per_epoch} steps.')
     return self._shuffled(epoch, start) if self._shuffle else self._in_order(start)
+
+  def share(self, other: 'Batches') -> None:
+    """Keeps rows that fit the window once for both, read by whichever comes first.
+
+    Both are then read by one thread. For the same rows in other orders: another seed.
+
+    Raises:
+      ValueError: the other one has other rows or columns.
+    """
+    if self._rows() != other._rows() or self._source.checksum != other._source.checksum:
+      raise ValueError('Only batches of the same columns and rows of one source can share them.')
+    self._kept = other._kept
+
+  def _rows(self):
+    return self._split, self._names, self._start, self._stop
 
   def _shuffled(self, epoch, start):
     fits = self._stop - self._start <= self._window
@@ -113,8 +128,8 @@ class Batches:
     return np.random.default_rng([self._seed, epoch, self._host, *what])
 
   def _in_memory(self, epoch, skip):
-    if self._kept is None:
-      self._kept = self._read(self._start, self._stop)
+    if not self._kept:
+      self._kept.update(self._read(self._start, self._stop))
     yield self._kept, self._rng(epoch).permutation(self._stop - self._start)[skip:]
 
   def _in_windows(self, epoch, skip):

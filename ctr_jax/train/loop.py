@@ -13,7 +13,7 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +91,7 @@ class Trained(NamedTuple):
 
 
 class Run:
-  """One training run in one folder.
+  """One training run in one folder: `fit` drives it, or `seeds.fit` several of them.
 
   `description` says in plain JSON what a checkpoint has to agree with; `validate` measures a state
   on held-out data and has at least the schedule's `monitor`; `start` maps the fresh state to that
@@ -112,9 +112,9 @@ class Run:
     start: Callable[[state_lib.State], state_lib.State] | None = None,
     split: str = 'train',
   ):
-    self._program, self._schedule = program, schedule
-    self._folder, self._seed, self._name = folder, seed, name
-    self._batches = batches.Batches(
+    self.program, self.schedule = program, schedule
+    self.folder, self.name, self._seed = folder, name, seed
+    self.batches = batches.Batches(
       source, split, (*model.columns, 'label'), schedule.batch_size, seed=seed,
       host=program.host, hosts=program.hosts,
     )  # fmt: skip
@@ -127,62 +127,76 @@ class Run:
 
   def fit(self) -> Trained:
     """Trains until the schedule ends, from the last checkpoint if there is one."""
-    like = self._program.like()
-    restored = self._checkpoints.restore('last', like)
-    if restored is None:
-      state, position = self._program.create(self._seed), Position()
-      state = self._start(state) if self._start else state
-    else:
-      state, position = restored[0], Position(**restored[1])
-      if not position.done:
-        journal.say(f'{self._name} resumes at epoch {position.epoch + 1}, step {position.step}')
+    state, position = self.begin()
     with self._listening():
       while not position.done:
         state = self._epoch(state, position)
-        state = self._validate(state, position)
+        state = self.validate(state, position)
+        if self._terminated.is_set() and not position.done:
+          self._leave(position)
     self._checkpoints.wait()
-    best, _ = self._checkpoints.restore('best', like)
-    self._checkpoints.close()
-    self._journal.close()
+    best, _ = self._checkpoints.restore('best', self.program.like())
+    self.close()
     return Trained(best, state, position)
 
+  def begin(self) -> tuple[state_lib.State, Position]:
+    """What to go on from: the last checkpoint, or the state before the first step."""
+    restored = self._checkpoints.restore('last', self.program.like())
+    if restored is None:
+      state = self.program.create(self._seed)
+      return (self._start(state) if self._start else state), Position()
+    state, position = restored[0], Position(**restored[1])
+    if not position.done:
+      journal.say(f'{self.name} resumes at epoch {position.epoch + 1}, step {position.step}')
+    return state, position
+
   def _epoch(self, state, position):
-    total = self._batches.steps_per_epoch
-    stream = batches.prefetch(
-      self._batches.epoch(position.epoch, position.step), self._program.batch
-    )
-    title = f'{self._name} epoch {position.epoch + 1}'
+    total = self.batches.steps_per_epoch
+    stream = batches.prefetch(self.batches.epoch(position.epoch, position.step), self.program.batch)
+    title = f'{self.name} epoch {position.epoch + 1}'
     started, pending = time.perf_counter(), None
     with journal.progress(title, total, position.step) as bar:
       for inputs in stream:
-        state, metrics = self._program.step(state, inputs)
+        state, metrics = self.program.step(state, inputs)
         if not self._warm:  # The first call compiles: it is outside of the clock.
           jax.block_until_ready(metrics)
           self._warm, started = True, time.perf_counter()
-          position.samples -= self._schedule.batch_size
+          position.samples -= self.schedule.batch_size
         # The loss of the step before is fetched after this one is dispatched.
         if pending is not None:
-          self._note(pending, position, bar)
+          bar.update(self.note(*pending, position))
         pending = (metrics, inputs)
         position.step += 1
-        position.samples += self._schedule.batch_size
+        position.samples += self.schedule.batch_size
         leave = self._terminated.is_set()
-        every = self._schedule.checkpoint_steps
-        if leave or (every and position.step % every == 0 and position.step < total):
-          self._note(pending, position, bar)
+        if leave or self.is_due(position):
+          bar.update(self.note(*pending, position))
           pending = None
           position.seconds += time.perf_counter() - started
-          self._checkpoints.save('last', state, dataclasses.asdict(position))
+          self.save(state, position)
           started = time.perf_counter()
         if leave:
           self._leave(position)
       if pending is not None:
-        self._note(pending, position, bar)
+        bar.update(self.note(*pending, position))
     position.seconds += time.perf_counter() - started
     return state
 
-  def _note(self, pending, position, bar):
-    metrics, inputs = pending
+  def is_due(self, position: Position) -> bool:
+    """Whether the schedule wants a checkpoint here, within an epoch."""
+    every, within = self.schedule.checkpoint_steps, self.batches.steps_per_epoch
+    return every > 0 and position.step % every == 0 and position.step < within
+
+  def save(self, state: state_lib.State, position: Position) -> None:
+    """The last checkpoint."""
+    self._checkpoints.save('last', state, dataclasses.asdict(position))
+
+  def note(self, metrics: Mapping[str, Any], inputs: Any, position: Position) -> float:
+    """Adds a step's metrics to those of the epoch; returns the loss.
+
+    Raises:
+      Diverged: the loss is not finite.
+    """
     value = float(metrics['loss'])
     if not np.isfinite(value):
       raise Diverged(self._diagnosis(value, inputs, position))
@@ -190,10 +204,15 @@ class Run:
     for name, found in metrics.items():
       if name != 'loss':  # Of the exchange between devices: the worst of the epoch.
         position.traffic[name] = max(float(found), position.traffic.get(name, 0.0))
-    bar.update(value)
+    return value
 
-  def _validate(self, state, position):
-    schedule = self._schedule
+  def validate(self, state: state_lib.State, position: Position) -> state_lib.State:
+    """Ends an epoch: measures, writes the journal and checkpoints, and moves the position on.
+
+    Returns:
+      The state; without improvement, with a smaller `scale`.
+    """
+    schedule = self.schedule
     measured = self._validation(state)
     sign = -1 if schedule.monitor == 'log_loss' else 1
     value = sign * measured[schedule.monitor]
@@ -218,16 +237,20 @@ class Run:
       where = getattr(state.scale, 'sharding', None)  # On all devices, if the others are.
       state = state._replace(scale=jax.device_put(np.float32(scale), where))
     position.done = position.misses >= schedule.patience or position.epoch >= schedule.epochs
-    self._checkpoints.save('last', state, dataclasses.asdict(position))
+    self.save(state, position)
     self._journal.write(entry)
-    if self._terminated.is_set() and not position.done:
-      self._leave(position)
     return state
+
+  def close(self) -> None:
+    """Returns when everything is on disk; the run is then over."""
+    self._checkpoints.wait()
+    self._checkpoints.close()
+    self._journal.close()
 
   def _leave(self, position):
     self._checkpoints.wait()
     raise Interrupted(
-      f'SIGTERM: saved epoch {position.epoch + 1}, step {position.step} in {self._folder}; '
+      f'SIGTERM: saved epoch {position.epoch + 1}, step {position.step} in {self.folder}; '
       'the same command goes on from there.'
     )
 
@@ -250,7 +273,7 @@ class Run:
       x = _here(x)
       lines.append(f'  {name}: rows {np.min(x)}..{np.max(x)}')
     lines.append(
-      f'The last good checkpoint is in {self._folder / "checkpoints"}. '
+      f'The last good checkpoint is in {self.folder / "checkpoints"}. '
       'Lower the learning rate, clip gradients, or look at the numeric features above.'
     )
     return '\n'.join(lines)

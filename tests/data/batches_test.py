@@ -171,6 +171,17 @@ def test_what_fits_the_window_is_read_once():
   assert one._source.reads == [(0, 1000)]
 
 
+def test_other_seeds_share_rows_that_are_read_once():
+  source = Rows(100)
+  first, other = (batches.Batches(source, 'train', ['row'], 8, seed=seed) for seed in (0, 1))
+  other.share(first)
+  found = [numbers(x.epoch(0)) for x in (other, first)]
+  assert found == [numbers(make(100, 8, seed=seed).epoch(0)) for seed in (1, 0)]
+  assert source.reads == [(0, 100)]
+  with pytest.raises(ValueError, match='same columns and rows'):
+    make(100, 8).share(make(99, 8))
+
+
 def test_skipped_windows_are_not_read():
   one = make(1000, 10, window=200, block=20)
   whole = numbers(one.epoch(0))

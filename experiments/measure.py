@@ -1,0 +1,63 @@
+"""What is measured of a trained model, and rows of several seeds."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import jax
+
+from ctr_jax import predict
+from ctr_jax.compress import report
+from ctr_jax.data import columns
+from ctr_jax.evaluate import evaluate
+from ctr_jax.tables import leaf, stack
+
+
+def of(outcome, source: columns.Source) -> dict[str, Any]:
+  """Metrics on test, samples scored per second, and sizes, of a `trials.Outcome`."""
+  model, net = outcome.model, outcome.net
+  arrays = stack.pack(model.layout, leaf.flatten(outcome.stored))
+  score = predict.scorer(model)
+  passes = [evaluate.evaluate(model, score, arrays, net, source, 'test') for _ in range(3)]
+  test = {k: v for k, v in passes[0].items() if k != 'samples_per_second'}
+  return {
+    'test': test,
+    'score_samples_per_second': statistics.median(p['samples_per_second'] for p in passes),
+    'bytes': leaf.nbytes(model.codec.plan),
+    # Of what serving would look up before there is an id or a number: see `data.crosses`.
+    **({'bytes_lookup': source.lookup_bytes(model.columns)} if hasattr(source, 'lookups') else {}),
+    'bytes_by_table': report.by_table(model.codec.plan),
+    'axes_by_table': {t: report.by_axis(part) for t, part in model.codec.plan.items()},
+    'net_parameters': sum(x.size for x in jax.tree.leaves(net['params'])),
+  }
+
+
+def row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+  """Per-seed measurements → one row: a list of values per metric, and what all seeds share."""
+  metrics = sorted(found[0]['test'])
+  shared = (
+    'bytes', 'bytes_training', 'bytes_lookup', 'bytes_by_table', 'axes_by_table', 'net_parameters',
+  )  # fmt: skip
+  lists = (
+    'train_samples_per_second', 'score_samples_per_second', 'train_seconds', 'epochs', 'best_epoch',
+    'valid_best',
+  )  # fmt: skip
+  return {
+    'name': name,
+    'seeds': [x['seed'] for x in found],
+    'test': {m: [x['test'][m] for x in found] for m in metrics},
+    **{k: [x[k] for x in found] for k in lists if k in found[0]},
+    **{k: found[0][k] for k in shared if k in found[0]},
+    **_sizes(found),
+  }
+
+
+def _sizes(found):
+  """Sizes, where what a search kept makes them differ from seed to seed: the mean, and each."""
+  sizes = {}
+  for name in ('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters'):
+    values = [x[name] for x in found if name in x]
+    if len(set(values)) > 1:
+      sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}
+  return sizes
