@@ -38,8 +38,12 @@ def tensor_train(rank: int, cores: int = 3):
     ranks = _ranks([n * d for n, d in zip(heights, widths, strict=True)], rank)
     init = _root(leaf.init, cores, math.prod(ranks) ** (-0.5 / cores))
     slices = [(ranks[k], widths[k], ranks[k + 1]) for k in range(cores)]
+    # The gradient of a core is the product of the others: pulled to zero together, none comes back
+    # (on Frappe with L2 of 1.0: test AUC 0.50, without it 0.94).
     plan = {
-      f'core_{k}': dataclasses.replace(leaf, shape=(heights[k], math.prod(slices[k])), init=init)
+      f'core_{k}': dataclasses.replace(
+        leaf, shape=(heights[k], math.prod(slices[k])), init=init, decay=False
+      )
       for k in range(cores)
     }
 
