@@ -304,7 +304,7 @@ def _hot(chosen: _Choices) -> Task:
     tail = chosen.cost(name, leaf, placement.host()).buffers
     keep = max(0, held - over - tail)
     hot = int(leaf.rows * keep / held) // _ROUGH * _ROUGH
-    own = compress.match(rules, name)
+    own = compress.match(name, rules)
     if hot:
       rules.insert(0, (re.escape(name), compress.partition((0, hot), (own, own))))
     placements.insert(0, (re.escape(f'{name}/part_1' if hot else name) + '.*', placement.host()))
