@@ -268,21 +268,23 @@ class _Choices:
   def held(self, name, label=None) -> int:
     return self.options[name][label or self.now[name]][1].held
 
-  def total(self) -> int:
-    arrays = [self.options[n][label][1] for n, label in self.now.items()]
+  def total(self, changed: Mapping[str, str] | None = None) -> int:
+    """Bytes of a device, as it is or with some arrays lying as `changed` says."""
+    now = self.now | (changed or {})
+    arrays = [self.options[n][label][1] for n, label in now.items()]
     return self.net.held + activations(self.task, self.net, arrays) + sum(x.held for x in arrays)
 
   def shrink(self) -> bool:
     """Splits arrays until a device has room for all; whether it has."""
-    while self.total() > self.task.limit:
+    while (total := self.total()) > self.task.limit:
       best, gain = None, 0.0
       for name, options in self.options.items():
-        before = options[self.now[name]][1]
+        before = options[self.now[name]][1].seconds(self.task.device)
         for label, (_, cost) in options.items():
-          saved = before.held - cost.held
-          slower = cost.seconds(self.task.device) - before.seconds(self.task.device)
-          if saved > 0 and saved / max(slower, 1e-9) > gain:
-            best, gain = (name, label), saved / max(slower, 1e-9)
+          saved = total - self.total({name: label})
+          slower = max(cost.seconds(self.task.device) - before, 1e-9)
+          if saved > 0 and saved / slower > gain:
+            best, gain = (name, label), saved / slower
       if best is None:
         return False
       self.now[best[0]] = best[1]

@@ -92,9 +92,8 @@ def test_bytes_are_those_of_the_arrays_on_every_device(changes):
   assert found.padding == 0 and found.total <= found.task.limit
 
 
-@pytest.mark.parametrize('mesh', [{'data': 2, 'model': 4}, {'data': 1, 'model': 8}])
-def test_rows_travel_as_the_plan_says(mesh):
-  found = planning.plan(small(mesh=mesh, placements=(('.*', placement.rows(least=1)),)))
+def test_rows_travel_as_the_plan_says():
+  found = planning.plan(small(placements=(('.*', placement.rows(least=1)),)))
   cluster, made = program(found)
   inputs = mesh_lib.batch_like(
     cluster, found.model, found.task.recipe, planning.columns(found.task, 256 // 8)
@@ -118,13 +117,14 @@ def test_batches_are_shaped_as_those_that_are_read():
   )
 
 
-def test_small_tables_are_copied_and_large_ones_split_until_they_fit():
-  whole = planning.plan(small(batch=4096))
-  split = {x.name: plan_report.where(x) for x in whole.lines}
-  assert split['price'] == 'replicated'
-  tight = planning.plan(small(batch=4096, limit=whole.total - whole.lines[-1].cost.held // 2))
-  assert tight.total <= tight.task.limit < whole.total
-  assert sum(tight.terms().values()) >= sum(whole.terms().values())
+def test_tables_that_every_batch_reads_are_copied_until_there_is_no_room():
+  task = small(batch=1 << 18, rows=ROWS | {'user': 30_000}, rows_by='adagrad_element')
+  whole = planning.plan(task)
+  assert [plan_report.where(x) for x in whole.lines] == ['replicated'] * 4
+  tight = planning.plan(task._replace(limit=whole.total - 100_000))
+  assert {x.name: x.where.split for x in tight.lines}['user'] == 'rows'
+  assert tight.total <= tight.task.limit
+  assert sum(tight.terms().values()) > sum(whole.terms().values())
 
 
 def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
@@ -133,7 +133,7 @@ def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
   found = planning.plan(task)
   where = {x.name: x.where.split for x in found.lines}
   assert where['user/part_1'] == 'host' and where['user/part_0'] == 'rows'
-  assert found.total <= task.limit < planning.plan(small(rows=rows)).total
+  assert found.total <= task.limit
   made = program(found)[1]
   state = made.create(0)
   assert on_each(state.tables) == {found.tables}
