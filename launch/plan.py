@@ -15,6 +15,7 @@ an experiment is started with.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import re
 import sys
@@ -24,7 +25,7 @@ import jax
 from ctr_jax import compress, models
 from ctr_jax.data import columns, schema
 from experiments import budgets, cluster, optimizers, settings
-from launch import ahead, devices, plan_report, planning, techniques
+from launch import ahead, choosing, devices, plan_report, planning, techniques
 
 
 def rows_of(described: schema.Schema, given: dict[str, int]) -> dict[str, int]:
@@ -71,7 +72,10 @@ def _data(options):
     described = schema.Schema.from_toml(options.schema)
     return described, rows_of(described, given)
   source = columns.open_columns(options.encoded)
-  return source.schema, rows_of(source.schema, dict(source.rows) | given)
+  widths = {f.name: source.width(f.name) for f in source.schema.features if f.kind == 'ids'}
+  features = [dataclasses.replace(f, width=widths.get(f.name, 0)) for f in source.schema.features]
+  described = dataclasses.replace(source.schema, features=features)
+  return described, rows_of(described, dict(source.rows) | given)
 
 
 def _size(text):
@@ -157,7 +161,7 @@ def main(arguments: list[str]) -> int:
   options = _parser().parse_args(arguments)
   # A plan holds no accelerator, whatever this machine has.
   jax.config.update('jax_platforms', 'cpu')
-  found = planning.plan(task(options))
+  found = choosing.plan(task(options))
   print(plan_report.text(found), flush=True)
   if options.compile:
     name = options.topology or f'{options.device}:{options.mesh}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctr_jax import compress
 from experiments import report
 from launch import ahead, planning
 
@@ -100,7 +101,10 @@ def _flags(plan):
   """What an experiment is started with."""
   mesh = plan.task.mesh
   placed = ','.join(f'{x.name}={where(x)}' for x in plan.lines if x.leaf.by_row)
-  return f'Train with: --mesh={mesh["data"]}x{mesh["model"]} --placement={placed}'
+  stored = {t: str(compress.match(t, plan.task.rules)) for t in plan.task.rows}
+  rules = [f"  ('{t}', {how})" for t, how in stored.items() if how != 'identity()']
+  words = f'Train with: --mesh={mesh["data"]}x{mesh["model"]} --placement={placed}'
+  return '\n'.join([words, *(['and the rules'] if rules else []), *rules])
 
 
 def beside(plan: planning.Plan, found: ahead.Compiled, name: str) -> str:
@@ -123,7 +127,7 @@ def beside(plan: planning.Plan, found: ahead.Compiled, name: str) -> str:
   moved = report.table(('collective', 'times', 'compiler', 'bytes', 'compiler'), kinds)
   return (
     f'{memory}\n\n{moved}\n\nCompiled in {found.seconds:.0f} s; the program takes '
-    f'{report.size(found.code)} beside. Collectives of all-reduced scalars are the difference.'
+    f'{report.size(found.code)} beside. Further all-reduces are of scalars and of batch statistics; bytes of a loop count once.'
   )
 
 

@@ -289,20 +289,16 @@ def batch_like(
 ) -> step_lib.Batch:
   """What a step takes, as shapes: `columns` are one device's part of a batch, as any other's."""
   on = _On(cluster, model, recipe)
-  part, devices = step_lib.batch_of(model, on.pulled, columns), on.mesh.size
-  whole = NamedSharding(on.mesh, on.every)
+  part, whole = step_lib.batch_of(model, on.pulled, columns), NamedSharding(on.mesh, on.every)
 
   def spread(x, *shape):
     return jax.ShapeDtypeStruct(shape, x.dtype, sharding=whole)
 
-  def stacked(x):
-    return spread(x, devices, *x.shape)
-
   def joined(x):
-    return spread(x, devices * x.shape[0], *x.shape[1:])
+    return spread(x, on.mesh.size * x.shape[0], *x.shape[1:])
 
-  index, unique = jax.tree.map(stacked, (part.index, part.unique))
-  return step_lib.Batch(joined(part.label), index, unique, jax.tree.map(joined, part.values))
+  own = jax.tree.map(lambda x: spread(x, on.mesh.size, *x.shape), (part.index, part.unique))
+  return step_lib.Batch(joined(part.label), *own, jax.tree.map(joined, part.values))
 
 
 def _step(on: _On, state: state_lib.State, inputs: step_lib.Batch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ctr_jax.tables import placement
-from launch import ahead, devices, layouts, plan_report, planning
+from launch import ahead, choosing, devices, layouts, plan_report
 from tests.launch import plan_test
 
 HERE = importlib.util.find_spec('libtpu') is not None
@@ -38,7 +38,7 @@ def test_the_estimate_is_the_compilers_within_fifteen_per_cent():
     placements=(('user', placement.rows(placement.AXES, least=1)),),
     mesh={'data': 2, 'model': 2},
   )
-  found = planning.plan(task)
+  found = choosing.plan(task)
   seen = ahead.compiled(found, 'v5e:2x2')
   assert found.total == pytest.approx(seen.total, rel=0.15)
   moves = [move for _, move in found.moves() if move.kind == 'all-to-all']

@@ -13,7 +13,7 @@ from ctr_jax.data import schema
 from ctr_jax.tables import placement
 from ctr_jax.train import mesh as mesh_lib
 from experiments import optimizers
-from launch import ahead, costs, devices, layouts, plan, plan_report, planning, techniques
+from launch import ahead, choosing, costs, devices, layouts, plan, plan_report, planning, techniques
 
 PROJECT = pathlib.Path(__file__).parent.parent.parent
 SCHEMA = schema.Schema(
@@ -83,7 +83,7 @@ def on_each(tree):
   ],
 )
 def test_bytes_are_those_of_the_arrays_on_every_device(changes):
-  found = planning.plan(small(**changes))
+  found = choosing.plan(small(**changes))
   state = program(found)[1].create(0)
   assert on_each(state.tables) == {found.tables}
   assert on_each(state.slots) == ({found.slots} if found.slots else set())
@@ -93,7 +93,7 @@ def test_bytes_are_those_of_the_arrays_on_every_device(changes):
 
 
 def test_rows_travel_as_the_plan_says():
-  found = planning.plan(small(placements=(('.*', placement.rows(least=1)),)))
+  found = choosing.plan(small(placements=(('.*', placement.rows(least=1)),)))
   cluster, made = program(found)
   inputs = mesh_lib.batch_like(
     cluster, found.model, found.task.recipe, planning.columns(found.task, 256 // 8)
@@ -106,7 +106,7 @@ def test_rows_travel_as_the_plan_says():
 
 
 def test_batches_are_shaped_as_those_that_are_read():
-  found = planning.plan(small())
+  found = choosing.plan(small())
   cluster, made = program(found)
   like = mesh_lib.batch_like(
     cluster, found.model, found.task.recipe, planning.columns(found.task, 256 // 8)
@@ -119,7 +119,7 @@ def test_batches_are_shaped_as_those_that_are_read():
 
 def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
   task = small(rows=ROWS | {'user': 400_000}, limit=1_500_000)
-  found = planning.plan(task)
+  found = choosing.plan(task)
   where = {x.name: x.where.split for x in found.lines}
   assert where['user/part_1'] == 'host' and where['user/part_0'] == 'rows'
   assert found.total <= task.limit
@@ -131,7 +131,7 @@ def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
   ]
   assert sum(host) == found.host
   with pytest.raises(ValueError, match='The tables that do not fit the devices take'):
-    planning.plan(task._replace(host_limit=1000))
+    choosing.plan(task._replace(host_limit=1000))
 
 
 TRILLION = (
@@ -142,7 +142,7 @@ SHORT = '--rules=.*=cast(bfloat16, stochastic)'
 
 
 def of(*arguments):
-  return planning.plan(plan.task(plan._parser().parse_args(arguments)))
+  return choosing.plan(plan.task(plan._parser().parse_args(arguments)))
 
 
 def test_a_trillion_parameters_are_planned_without_an_array():
