@@ -127,7 +127,8 @@ def beside(plan: planning.Plan, found: ahead.Compiled, name: str) -> str:
   moved = report.table(('collective', 'times', 'compiler', 'bytes', 'compiler'), kinds)
   return (
     f'{memory}\n\n{moved}\n\nCompiled in {found.seconds:.0f} s; the program takes '
-    f'{report.size(found.code)} beside. Further all-reduces are of scalars and of batch statistics; bytes of a loop count once.'
+    f'{report.size(found.code)} beside. Further all-reduces are of scalars and of batch '
+    'statistics; what stands in a loop counts once.'
   )
 
 
