@@ -3,8 +3,10 @@
 Every array begins as is fastest by the cost model (launch/costs.py): a copy on every device, its
 rows dealt over the axis `model`, or over all devices. While a device has too little room, the array
 that saves most bytes for a second that it adds is split further. If all are and there is still no
-room, and one host has all devices, the largest tables keep their hottest rows on the devices and
-the others in its memory (`compress.partition`, `placement.host`). Nothing is allocated.
+room, and one host has all devices, the large tables keep their hottest rows on the devices, the same
+share of each, and the others in its memory (`compress.partition`, `placement.host`).
+
+Nothing is allocated.
 """
 
 from __future__ import annotations
@@ -140,30 +142,27 @@ class _Choices:
 
 
 def _hot(chosen: _Choices) -> Task:
-  """The task with the tails of its largest tables in the host's memory."""
-  task, lines = chosen.task, chosen.model.layout.arrays
-  over = chosen.total() - task.limit
-  _refuse(chosen, over)
+  """The task with the tails of its large tables in the host's memory, the same share of each."""
+  task, arrays, over = chosen.task, chosen.model.layout.arrays, chosen.total() - chosen.task.limit
+  _refuse(chosen)
+  free = (n for n in arrays if n in task.rows and 'given' not in chosen.options[n])
+  large = [n for n in free if chosen.held(n) > task.limit // 100]
+  # The tails' rows of a batch come to the devices: they need room too.
+  room = sum(chosen.cost(n, arrays[n], placement.host()).buffers for n in large)
+  kept = 1 - (over + room) / max(1, sum(map(chosen.held, large)))
   rules, placements = list(task.rules), list(task.placements)
-  by_size = sorted((n for n in lines if n in task.rows), key=chosen.held, reverse=True)
-  for name in by_size:
-    if over <= 0:
-      break
-    held, leaf = chosen.held(name), lines[name]
-    # The tail's rows of a batch come to the devices: they need room too.
-    tail = chosen.cost(name, leaf, placement.host()).buffers
-    keep = max(0, held - over - tail)
-    hot = int(leaf.rows * keep / held) // _ROUGH * _ROUGH
-    own = compress.match(name, rules)
-    if hot:
-      rules.insert(0, (re.escape(name), compress.partition((0, hot), (own, own))))
-    placements.insert(0, (re.escape(f'{name}/part_1' if hot else name) + '.*', placement.host()))
-    over -= held - held * hot // leaf.rows - tail
-  task = task._replace(rules=tuple(rules), placements=tuple(placements))
-  return task
+  for name in large:
+    hot, pattern = int(arrays[name].rows * kept) // _ROUGH * _ROUGH, re.escape(name)
+    if hot > 0:
+      own = compress.match(name, rules)
+      rules.insert(0, (pattern, compress.partition((0, hot), (own, own))))
+      pattern += '/part_1'
+    placements.insert(0, (pattern + '.*', placement.host()))
+  return task._replace(rules=tuple(rules), placements=tuple(placements))
 
 
-def _refuse(chosen, over):
+def _refuse(chosen):
+  """Raises, unless the host may take what finds no room."""
   task, short = chosen.task, report.size(chosen.total())
   need = -(-task.devices * chosen.total() // task.limit)
   sentence = (
@@ -189,7 +188,7 @@ def _conclude(task, chosen, net):
     lines.append(Line(name, chosen.model.layout.leaves[name], where, cost, why))
   host = sum(x.cost.host for x in lines)
   if total > task.limit:
-    _refuse(chosen, total - task.limit)
+    _refuse(chosen)
     raise ValueError(
       f'A device would hold {report.size(total)} with the large tables in the memory of the host, '
       f'and may hold {report.size(task.limit)}: use a smaller batch or a smaller net.'
