@@ -3,8 +3,8 @@
 Every array begins as is fastest by the cost model (launch/costs.py): a copy on every device, its
 rows dealt over the axis `model`, or over all devices. While a device has too little room, the array
 that saves most bytes for a second that it adds is split further. If all are and there is still no
-room, and one host has all devices, the large tables keep their hottest rows on the devices, the same
-share of each, and the others in its memory (`compress.partition`, `placement.host`).
+room, and one host has all devices, the large tables keep their hottest rows on the devices, each
+the same share, and the others in its memory (`compress.partition`, `placement.host`).
 
 Nothing is allocated.
 """
