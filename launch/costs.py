@@ -140,7 +140,9 @@ def array(
   moved = 0 if slots is None else min(own, asked * (devices // lie.parts))
   lines = [_line(device, *x) for x in stored]  # Lines that are written in part are read before.
   touched = asked * lines[0] + (3 * moved * sum(lines) if slots is not None else 0)
-  buffers = 2 * n * slope + (asked + moved) * (row + slope)
+  wide = _lanes(device, slope // 4) * 4
+  stands = wide + _lanes(device, int(np.prod(leaf.shape[1:]))) * np.dtype(leaf.dtype).itemsize
+  buffers = 2 * n * wide + (asked + moved) * stands
   return found._replace(touched=touched, moves=moves, buffers=buffers)
 
 
@@ -157,6 +159,11 @@ def _floats(leaf):
   """Bytes of the gradient of one row: of all that `load` gives, fixed columns too."""
   loaded = jax.eval_shape(leaf.load, jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype))
   return loaded.size * loaded.dtype.itemsize
+
+
+def _lanes(device, columns):
+  """Columns of rows on their way, which do not lie as tables do: f32[320,16]{1,0:T(8,128)}."""
+  return -(-columns // 128) * 128 if device.tiled else columns
 
 
 def _line(device, shape, dtype):
@@ -232,6 +239,7 @@ class Net(NamedTuple):
     held: both, in the device's layout.
     products: floating-point operations of a step.
     kept: bytes that its backward pass needs of the forward one.
+    vectors: bytes of what it reads, and of the gradients.
     gradients: bytes of its gradients.
   """
 
@@ -240,6 +248,7 @@ class Net(NamedTuple):
   held: int
   products: float
   kept: int
+  vectors: int
   gradients: int
 
   @property
@@ -293,6 +302,7 @@ def net(model: predict.Model, opt: Callable, device: devices_lib.Device, batch: 
     held=sum(held(device, x.shape, x.dtype) for x in both),
     products=float(found.get('flops', 0)),
     kept=kept(2 * batch) - kept(batch),  # Without the parameters, which are kept too.
+    vectors=2 * batch * len(model.features) * _lanes(device, model.width) * 4,
     gradients=_nbytes(variables['params']),
   )
 
