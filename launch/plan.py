@@ -9,9 +9,9 @@ A placement is chosen for every table under the memory limit of a device, and ex
 tables and of optimizer state are exact. Nothing is allocated, so a trillion parameters take as long
 as a thousand. The step time is what the stated terms come to (launch/costs.py), not a measurement.
 --compile holds the estimate to TPU's own compiler (launch/ahead.py): of a chip's memory it was
-0.998 for 16 × v5e (31e9 parameters of DeepFM in float32, 11.3 GB a chip) and 0.999 for 256 (77e9 of
-DCN in bfloat16, rows split over one axis, 9.8 GB), with as many all-to-alls of as many bytes.
-Tables whose rows are split over all 256 take it many minutes.
+0.998 for 16 × v5e (31e9 parameters of DeepFM in float32, 11.3 GB a chip), 0.998 and 0.999 for 256
+(384e9 and 77e9 of DCN in bfloat16, rows split over both axes, 3.0 GB, and over one, 9.8 GB), with
+as many all-to-alls of as many bytes. Tables whose rows are split over all 256 take it minutes each.
 
 What is printed last is what an experiment is started with.
 """
