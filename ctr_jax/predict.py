@@ -305,13 +305,15 @@ def scorer(model: Model) -> Scorer:
   return Scorer(functools.partial(inputs, model), jitted)
 
 
-def compiler_options() -> dict[str, str]:
-  """What to hand to `jax.jit`, by backend: the one place for such choices.
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+  """What to hand to `jax.jit`, by platform: the one place for such choices.
+
+  Programs may be compiled for devices that are not here; by default they are for those that are.
 
   XLA's CPU backend gives most products to YNNPACK; at the sizes of CTR nets Eigen, which it has
   too, does them in 0.87 of the time (experiments/bench/net_step.py measures both).
   """
-  if jax.default_backend() == 'cpu':
+  if (platform or jax.default_backend()) == 'cpu':
     return {'xla_cpu_experimental_ynn_fusion_type': ''}
   return {}
 

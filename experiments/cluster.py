@@ -60,11 +60,12 @@ def chosen() -> mesh.Cluster | None:
   found = re.fullmatch(r'(\d+)x(\d+)', MESH.value)
   if not found:
     raise ValueError(f'--mesh={MESH.value}: it is DATAxMODEL, two numbers, as 2x4.')
-  rules = (*map(_rule, PLACEMENT.value), *placement.DEFAULT)
+  rules = (*map(rule, PLACEMENT.value), *placement.DEFAULT)
   return mesh.Cluster(mesh.make(*map(int, found.groups())), rules, slack=SLACK.value)
 
 
-def _rule(text):
+def rule(text: str) -> tuple[str, placement.Placement]:
+  """PATTERN=WHERE → a rule for a mesh."""
   pattern, _, where = text.rpartition('=')
   kind, _, over = where.partition(':')
   if not pattern or kind not in _WHERE:

@@ -73,6 +73,7 @@ class _On:
   def __init__(self, cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe | None):
     self.mesh, self.model, self.recipe, self.slack = cluster.mesh, model, recipe, cluster.slack
     self.every = P(cluster.mesh.axis_names)
+    self.platform = cluster.mesh.devices.flat[0].platform
     self.arrays = model.layout.arrays
     self.lies = placement.lies(model.layout, cluster.rules, dict(cluster.mesh.shape))
     moved = state_lib.by_rows(model, recipe) if recipe else ()
@@ -283,6 +284,23 @@ def _batch(on, columns, fetched=None):
   )
 
 
+def batch_like(
+  cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe, columns
+) -> step_lib.Batch:
+  """What a step takes, as shapes: `columns` are one device's part of a batch, as any other's."""
+  on = _On(cluster, model, recipe)
+  part, whole = step_lib.batch_of(model, on.pulled, columns), NamedSharding(on.mesh, on.every)
+
+  def spread(x, *shape):
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=whole)
+
+  def joined(x):
+    return spread(x, on.mesh.size * x.shape[0], *x.shape[1:])
+
+  own = jax.tree.map(lambda x: spread(x, on.mesh.size, *x.shape), (part.index, part.unique))
+  return step_lib.Batch(joined(part.label), *own, jax.tree.map(joined, part.values))
+
+
 def _step(on: _On, state: state_lib.State, inputs: step_lib.Batch):
   """(state, batch) → (state, metrics): `step.step` on a mesh.
 
@@ -351,7 +369,7 @@ def _program(cluster, model, recipe):
     train_step,
     donate_argnums=0,
     out_shardings=(where, NamedSharding(on.mesh, P())),
-    compiler_options=predict.compiler_options(),
+    compiler_options=predict.compiler_options(on.platform),
   )
   return step_lib.Program(
     functools.partial(create, cluster, model, recipe),
@@ -374,9 +392,8 @@ def scorer(cluster: Cluster, model: predict.Model) -> predict.Scorer:
     vectors, _ = on.vectors(rows, rest, inputs.index, inputs.values)
     return predict.of_vectors(model, net, vectors)[0]
 
-  jitted = jax.jit(
-    score, out_shardings=NamedSharding(on.mesh, P()), compiler_options=predict.compiler_options()
-  )
+  where, options = NamedSharding(on.mesh, P()), predict.compiler_options(on.platform)
+  jitted = jax.jit(score, out_shardings=where, compiler_options=options)
   return predict.Scorer(
     functools.partial(_batch, on), jitted, on.mesh.size, jax.process_index(), jax.process_count()
   )
