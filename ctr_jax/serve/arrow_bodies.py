@@ -1,8 +1,8 @@
 """Arrow IPC streams → columns of raw values, and probabilities → a stream.
 
-A stream is a stranger's bytes. Arrow checks that they are well formed; what it would do in good faith
-is refused here: to make gigabytes of a few bytes (compressed buffers, a count of rows without data,
-views that overlap), or to read types that are no raw values.
+A stream is a stranger's bytes. Arrow checks that they are well formed; what it would do in good
+faith is refused here: to make gigabytes of a few bytes (compressed buffers, a count of rows without
+data, views that overlap), or to read types that are no raw values.
 """
 
 import struct

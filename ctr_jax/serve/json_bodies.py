@@ -1,6 +1,7 @@
 """JSON bodies → columns of raw values, and probabilities → a body; stricter than JSON's own rules.
 
-A key that stands twice, NaN and Infinity are refused: the one hides a value, the others are no JSON.
+A key that stands twice, NaN and Infinity are refused: the one hides a value, the others are not
+JSON.
 """
 
 import json

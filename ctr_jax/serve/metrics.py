@@ -1,0 +1,79 @@
+"""What the service counts, as Prometheus text."""
+
+import prometheus_client as prometheus
+
+from ctr_jax import serve
+
+CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_ROWS = tuple(4**i for i in range(9))
+
+
+class Metrics:
+  """Counters of one service; a registry of its own, so that two may live in one process."""
+
+  def __init__(self):
+    self.registry = prometheus.CollectorRegistry()
+    kind = lambda make, name, text, *labels, **more: make(
+      f'ctr_{name}', text, labels, registry=self.registry, **more
+    )
+    counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
+    self._requests = kind(counter, 'requests', 'Requests answered.', 'path', 'status')
+    self._shed = kind(counter, 'shed', 'Requests refused with 503, by reason.', 'reason')
+    self._rows = kind(counter, 'rows', 'Rows scored and answered.')
+    self._seconds = kind(
+      histogram,
+      'request_seconds',
+      'From the head of a scoring request to its answer, by status.',
+      'status',
+      buckets=_SECONDS,
+    )
+    self._queue = kind(gauge, 'queue_rows', 'Rows that wait.')
+    self._batch_rows = kind(histogram, 'batch_rows', 'Rows scored together.', buckets=_ROWS)
+    self._batch_seconds = kind(
+      histogram, 'batch_seconds', 'Scoring of a batch.', buckets=_SECONDS
+    )
+    self._held = kind(gauge, 'held_bytes', 'Bodies of requests in memory.')
+    self._loads = kind(counter, 'model_loads', 'Artifacts opened, or refused.', 'outcome')
+    self._model = kind(gauge, 'model_info', '1 for the version that serves.', 'version')
+    self._nbytes = kind(gauge, 'model_bytes', 'Stored tables and parameters of the model.')
+
+  def text(self) -> bytes:
+    """All of it, in Prometheus' text format."""
+    return prometheus.generate_latest(self.registry)
+
+  def request(self, path: str, status: int, seconds: float | None = None) -> None:
+    """A request was answered; `seconds` if it is one whose time is watched."""
+    self._requests.labels(path, str(status)).inc()
+    if seconds is not None:
+      self._seconds.labels(str(status)).observe(seconds)
+
+  def shed(self, reason: str) -> None:
+    """A request was refused for lack of capacity."""
+    self._shed.labels(reason).inc()
+
+  def answered(self, rows: int) -> None:
+    """So many rows were answered."""
+    self._rows.inc(rows)
+
+  def queue(self, rows: int) -> None:
+    """So many rows wait."""
+    self._queue.set(rows)
+
+  def batch(self, rows: int, seconds: float) -> None:
+    """A batch was scored."""
+    self._batch_rows.observe(rows)
+    self._batch_seconds.observe(seconds)
+
+  def held(self, nbytes: int) -> None:
+    """So many bytes of bodies are in memory."""
+    self._held.set(nbytes)
+
+  def loaded(self, scorer: serve.Scorer | None) -> None:
+    """Another model serves, or was refused (None)."""
+    self._loads.labels('served' if scorer else 'refused').inc()
+    if scorer:
+      self._model.clear()
+      self._model.labels(scorer.version).set(1)
+      self._nbytes.set(scorer.nbytes)
