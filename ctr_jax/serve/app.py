@@ -37,7 +37,7 @@ class Service:
       their answer, so that clients go elsewhere.
   """
 
-  def __init__(self, open_scorer, limits: Limits = Limits()):
+  def __init__(self, open_scorer, limits: Limits):
     self.limits = limits.check()
     self.counts = metrics.Metrics()
     self.holder = swap.Holder(open_scorer, self.counts.loaded)

@@ -15,29 +15,23 @@ class Metrics:
 
   def __init__(self):
     self.registry = prometheus.CollectorRegistry()
-    kind = lambda make, name, text, *labels, **more: make(
-      f'ctr_{name}', text, labels, registry=self.registry, **more
-    )
     counter, gauge, histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
-    self._requests = kind(counter, 'requests', 'Requests answered.', 'path', 'status')
-    self._shed = kind(counter, 'shed', 'Requests refused with 503, by reason.', 'reason')
-    self._rows = kind(counter, 'rows', 'Rows scored and answered.')
-    self._seconds = kind(
-      histogram,
-      'request_seconds',
-      'From the head of a scoring request to its answer, by status.',
-      'status',
-      buckets=_SECONDS,
-    )
-    self._queue = kind(gauge, 'queue_rows', 'Rows that wait.')
-    self._batch_rows = kind(histogram, 'batch_rows', 'Rows scored together.', buckets=_ROWS)
-    self._batch_seconds = kind(
-      histogram, 'batch_seconds', 'Scoring of a batch.', buckets=_SECONDS
-    )
-    self._held = kind(gauge, 'held_bytes', 'Bodies of requests in memory.')
-    self._loads = kind(counter, 'model_loads', 'Artifacts opened, or refused.', 'outcome')
-    self._model = kind(gauge, 'model_info', '1 for the version that serves.', 'version')
-    self._nbytes = kind(gauge, 'model_bytes', 'Stored tables and parameters of the model.')
+    make = self._make
+    self._requests = make(counter, 'requests', 'Requests answered.', 'path', 'status')
+    self._shed = make(counter, 'shed', 'Requests refused with 503, by reason.', 'reason')
+    self._rows = make(counter, 'rows', 'Rows scored and answered.')
+    seconds = 'From the head of a scoring request to its answer, by status.'
+    self._seconds = make(histogram, 'request_seconds', seconds, 'status', buckets=_SECONDS)
+    self._queue = make(gauge, 'queue_rows', 'Rows that wait.')
+    self._batch_rows = make(histogram, 'batch_rows', 'Rows scored together.', buckets=_ROWS)
+    self._batch_seconds = make(histogram, 'batch_seconds', 'Time of a batch.', buckets=_SECONDS)
+    self._held = make(gauge, 'held_bytes', 'Bodies of requests in memory.')
+    self._loads = make(counter, 'model_loads', 'Artifacts opened, or refused.', 'outcome')
+    self._model = make(gauge, 'model_info', '1 for the version that serves.', 'version')
+    self._nbytes = make(gauge, 'model_bytes', 'Stored tables and parameters of the model.')
+
+  def _make(self, kind, name, text, *labels, **more):
+    return kind(f'ctr_{name}', text, labels, registry=self.registry, **more)
 
   def text(self) -> bytes:
     """All of it, in Prometheus' text format."""

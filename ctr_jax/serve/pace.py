@@ -1,4 +1,4 @@
-"""How long the next batch will take, learned from those before it, and how late the event loop is."""
+"""How long the next batch will take, by those before it, and how late the event loop is."""
 
 import asyncio
 

@@ -43,9 +43,7 @@ _LATENCY_MS = flags.DEFINE_float(
   1e3 * _DEFAULT.max_latency_s,
   'Requests that would take longer are refused (503).',
 )
-_BODY_BYTES = flags.DEFINE_integer(
-  'max_body_bytes', _DEFAULT.max_body_bytes, 'Of one request.'
-)
+_BODY_BYTES = flags.DEFINE_integer('max_body_bytes', _DEFAULT.max_body_bytes, 'Of one request.')
 _REQUEST_ROWS = flags.DEFINE_integer(
   'max_request_rows', _DEFAULT.max_request_rows, 'Of one request.'
 )

@@ -66,7 +66,7 @@ class Holder:
       return True
 
   def _try(self):
-    """Opens the artifact and scores a sample without values, which also compiles what is compiled."""
+    """Opens the artifact and scores a sample without values, which also compiles its program."""
     scorer = self._open()
     try:
       probabilities = scorer.predict({name: [None] for name in scorer.columns})
