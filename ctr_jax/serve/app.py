@@ -112,6 +112,7 @@ def make(service: Service):
       Exception: _failed,
     },
   )
+  app.router.redirect_slashes = False
   return _watched(app, service)
 
 

@@ -58,7 +58,7 @@ def _unique(pairs):
 
 
 def _no_constant(name):
-  raise Refused(400, f'{name} is not JSON; send null for a missing number.')
+  raise Refused(400, f'The body has {name}, which is not JSON; send null for a missing number.')
 
 
 def _columns(value, names, max_rows):

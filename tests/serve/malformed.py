@@ -106,7 +106,7 @@ def _streams():
     pa.array([float('inf'), 1.0]),
     pa.array([2**63, 1], pa.uint64()),
     pa.array([1, 2]).dictionary_encode(),
-    pa.array([1, 1]).cast(pa.decimal128(5)),
+    pa.array([1, 1]).cast(pa.decimal128(20)),
     pa.array([b'xx', b'yy'], pa.binary(2)),
     pa.RunEndEncodedArray.from_arrays([2], ['x']),
   ):
