@@ -85,7 +85,7 @@ class Process:
     self._reader = threading.Thread(target=self._read)
     self._reader.start()
     if self.port:
-      self.until(lambda: self.get('/readyz')[0] == 200)
+      self.until(lambda: self.get('/readyz')[0] == 200 or self.process.poll() is not None)
 
   def _read(self):
     self.log.extend(self.process.stderr)
@@ -103,14 +103,15 @@ class Process:
       connection.close()
 
   def until(self, true, seconds=30):
-    """Waits until `true()`, without minding refused connections."""
+    """Waits until `true()`, or the process has ended; refused connections are not minded."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
       try:
         if true():
           return
       except OSError:
-        pass
+        if self.process.poll() is not None:
+          return
       time.sleep(0.02)
     raise TimeoutError(''.join(self.log))
 
