@@ -1,11 +1,12 @@
 """Sends requests to a server at a rate, whatever it answers, and remembers what came of each.
 
-The rate is not the server's to choose (an open loop): a request is sent when it is due, on a connection
-that is free, or on a new one. So a server that slows down is asked no less.
+The rate is not the server's to choose (an open loop): a request is sent when it is due, on a
+connection that is free, or on a new one. So a server that slows down is asked no less.
 """
 
 import asyncio
 import collections
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +70,7 @@ class Client:
         found.append(await self._send(number + connections * len(found), now))
       return found
 
-    return sum(await asyncio.gather(*map(turns, range(connections))), [])
+    return list(itertools.chain(*await asyncio.gather(*map(turns, range(connections)))))
 
   async def close(self) -> None:
     """Closes the connections."""
