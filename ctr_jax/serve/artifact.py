@@ -8,11 +8,11 @@ r"""An exported model on disk: what lies where, and opening it without trusting 
   <folder>/model.onnx                 the ONNX graph over the same arrays, where there is one
 
 Arrays are little-endian and in C order, without any header: row r of a table begins at byte
-r · bytes per row, so that `np.memmap` reads the rows that are asked for and no others. A bfloat16 is
-kept as the upper half of a float32, uint16.
+r · bytes per row, so that `np.memmap` reads the rows that are asked for and no others. A bfloat16
+is kept as the upper half of a float32, uint16.
 
-Nothing in an artifact is run by opening it, and nothing outside of the folder is read: a name in the
-manifest is a path of plain words, no part of it may be a link, and sizes are compared before
+Nothing in an artifact is run by opening it, and nothing outside of the folder is read: a name in
+the manifest is a path of plain words, no part of it may be a link, and sizes are compared before
 anything is mapped. What `manifest.json` says is protected by its own checksum.
 """
 

@@ -1,4 +1,4 @@
-"""A trained, compressed model → an artifact: the one file of this folder that sees training's types.
+"""A trained, compressed model → an artifact. Of this folder, it alone knows training's types.
 
   export.write('model', model, rules, stored, net, source)
 
@@ -65,8 +65,8 @@ def write(
       name = f'{path}.bin'
       entries[path] = writing.entry(name, array)
       files[name] = writing.file(made, name, writing.blocks(array))
-    net = techniques.nested(_net(net))
-    program = forward.program(model, host, leaf_lib.flatten(stored), net)
+    kept = leaf_lib.flatten({table: stored[table] for table in host.codecs})
+    program = forward.program(model, host, kept, techniques.nested(_net(net)))
     files[artifact_lib.FORWARD] = writing.file(made, artifact_lib.FORWARD, [program])
     manifest = {
       'format': artifact_lib.FORMAT,

@@ -1,6 +1,7 @@
-"""The nets without jax: vectors [batch, fields, width] → logits [batch], as when they are evaluated.
+"""The nets without jax: vectors [batch, fields, width] → logits [batch], as they are evaluated.
 
-Like the decodes of `techniques`, they are written against `xp`: NumPy, or what writes an ONNX graph.
+Like the decodes of `techniques`, they are written against `xp`: NumPy, or what writes an ONNX
+graph.
 Parameters are named by their paths in the Flax variables, 'params/mlp/layer_0/kernel'.
 """
 

@@ -1,6 +1,6 @@
 """A model as its artifact describes it: which rows a batch reads, and what becomes of them.
 
-`inputs` is the counterpart of `predict.inputs`, `logits` that of `predict.logits`; neither needs jax.
+`inputs` is the counterpart of `predict.inputs`, `logits` of `predict.logits`; neither needs jax.
 Addresses are computed here, on the host, for every scorer: they are integers and the same bits
 everywhere, the values have to be looked up on the host anyway, and so no graph needs a hash.
 """
