@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.serve import artifact as artifact_lib
+from ctr_jax.serve import raw_values, served, vocabulary
+from ctr_jax.serve.raw_values import BadInput
+
+__all__ = ['SCORERS', 'BadInput', 'Scorer', 'open']
+
 SCORERS = ('numpy', 'jax', 'onnx')
 """Who may score: the reference, the exported function under jit, ONNX Runtime."""
 
-
-class BadInput(ValueError):
-  """Raw values that cannot be scored; the message names the column, the row and the remedy."""
+Score = Callable[[served.Inputs], np.ndarray]
 
 
 class Scorer:
@@ -24,11 +30,23 @@ class Scorer:
       are read as their text), 'numeric' or 'bucket' (numbers, or texts of numbers).
     version: SHA-256 of the artifact's manifest, which names the checksum of every other file.
     nbytes: of the stored tables and the net's parameters.
+    manifest: what the artifact says of itself.
   """
 
   columns: dict[str, str]
   version: str
   nbytes: int
+  manifest: dict[str, Any]
+
+  def __init__(self, artifact: artifact_lib.Artifact, model: served.Model, score: Score):
+    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+    self.columns = raw_values.kinds(model.features)
+    self.version, self.manifest = artifact.version, artifact.manifest
+    sizes = artifact.manifest['bytes']
+    self.nbytes = sizes['tables'] + sizes['net']
+    self._known = raw_values.known(schema)
+    self._find = {f.table: _finder(artifact, model, f) for f in model.features}
+    self._model, self._score = model, score
 
   def predict(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
     """Raw values → probabilities.
@@ -45,23 +63,74 @@ class Scorer:
     Raises:
       BadInput: a value of a wrong type, unequal lengths, an unknown or a missing column.
     """
-    raise NotImplementedError
+    x = self.logits(columns).astype(np.float64)
+    with np.errstate(over='ignore'):
+      return (1 / (1 + np.exp(-x))).astype(np.float32)
 
   def logits(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
     """As `predict`, before the logistic function: float32 [B]."""
-    raise NotImplementedError
+    return self.score(self.encode(columns))
+
+  def encode(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Raw values → feature → column, as an encoded data set has it (`columns.Source.read`)."""
+    raw_values.check(columns, tuple(self.columns), self._known | self.columns.keys())
+    return {
+      f.name: raw_values.encode(
+        f, columns[f.column], self._model.widths.get(f.name, 0), self._find[f.table]
+      )
+      for f in self._model.features
+    }
+
+  def score(self, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Encoded columns of B samples → logits, float32 [B]."""
+    inputs = served.inputs(self._model, encoded)
+    if not len(next(iter(inputs.index.values()))):
+      return np.zeros(0, np.float32)
+    return self._score(inputs)
+
+
+def _finder(artifact, model, feature):
+  """Values of a feature's table → rows."""
+  arrays = artifact.within(f'vocabulary/{feature.table}/')
+  if feature.kind in ('hash', 'numeric'):
+    return None
+  if not arrays:
+    return vocabulary.of_row_numbers(model.rows[feature.table])
+  of = vocabulary.of_numbers if feature.kind == 'bucket' else vocabulary.of_texts
+  return of(arrays)
 
 
 def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
   """Opens an exported model.
 
   Args:
-    folder: what `export` wrote.
+    folder: what `export.write` made.
     scorer: 'numpy', 'jax' or 'onnx'.
 
   Raises:
     ValueError: the artifact is damaged, or this scorer cannot score it; the sentence says why.
-    FileNotFoundError: there is no artifact.
+    FileNotFoundError: there is no artifact, or a file of it is missing.
     ImportError: the scorer's package is not installed.
   """
-  raise NotImplementedError
+  if scorer not in SCORERS:
+    raise ValueError(f'There is no scorer {scorer!r}; there are {", ".join(SCORERS)}.')
+  artifact = artifact_lib.open_artifact(folder)
+  schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+  model = served.build(artifact.manifest['model'], schema)
+  _check_plan(artifact, model)
+  # Imported when chosen: the NumPy scorer must not need jax, nor either of them ONNX Runtime.
+  make = importlib.import_module(f'ctr_jax.serve.{scorer}_scorer').make
+  return Scorer(artifact, model, make(artifact, model))
+
+
+def _check_plan(artifact, model):
+  """The arrays are those that the chains describe."""
+  plan = {p: (list(x.shape), x.dtype) for p, x in model.leaves.items()}
+  named = {p: e for p, e in artifact.manifest['arrays'].items() if p.startswith('tables/')}
+  found = {p.removeprefix('tables/'): (e['shape'], e['dtype']) for p, e in named.items()}
+  wrong = sorted(p for p in plan.keys() | found.keys() if plan.get(p) != found.get(p))
+  if wrong:
+    raise ValueError(
+      f'{artifact.folder}: the array {wrong[0]!r} is {found.get(wrong[0])}, and its chain stores '
+      f'{plan.get(wrong[0])}. Export the model again.'
+    )
