@@ -14,7 +14,7 @@ import pyarrow as pa
 from ctr_jax.serve import checks
 from ctr_jax.serve.limits import Refused
 
-_TAKEN = 'strings, lists of strings, dictionaries of strings, integers, floats and null'
+_TAKEN = 'strings, integers, lists of these, dictionaries of strings, floats and null'
 
 
 def parse(body: bytes, names: Collection[str], max_rows: int) -> tuple[dict[str, list], int]:
@@ -66,7 +66,7 @@ def _taken(kind):
   if types.is_dictionary(kind):
     return _is_text(kind.value_type)
   if types.is_list(kind) or types.is_large_list(kind):
-    return _is_text(kind.value_type)
+    return _is_text(kind.value_type) or types.is_integer(kind.value_type)
   number = types.is_integer(kind) or types.is_floating(kind)
   return number or types.is_null(kind) or _is_text(kind)
 

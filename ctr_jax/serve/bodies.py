@@ -50,7 +50,7 @@ def parse(kind: str, body: bytes, names: Collection[str], limits: Limits) -> Par
     limits: for the number of rows.
 
   Returns:
-    Values that are str, None, lists of str, finite floats, and integers of 64 bits.
+    Values that are str, None, lists of str or int, finite floats, and integers of 64 bits.
 
   Raises:
     Refused: with a status of 4xx, if the body is anything else.

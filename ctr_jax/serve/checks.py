@@ -40,17 +40,18 @@ def check_values(name: str, values: list, odd_text: bool = False) -> None:
 
   Args:
     name: of the column, for the sentence.
-    values: str, None, lists of str, finite floats and integers of 64 bits pass. They are looked at
+    values: str, None, lists of str or int, finite floats and integers of 64 bits pass. They are looked at
       by the set of their types, so that most columns cost next to nothing.
     odd_text: whether a text may hold half of a surrogate pair.
   """
   types = set(map(type, values))
   if not types <= _TYPES:
     row = next(i for i, value in enumerate(values) if type(value) not in _TYPES)
-    raise _bad(name, row, 'must be a string, a number, null or a list of strings')
-  if int in types:
+    raise _bad(name, row, 'must be a string, a number, null or a list of strings or integers')
+  if int in types or list in types:
     for row, value in enumerate(values):
-      if type(value) is int and value not in _INT64:
+      numbers = value if type(value) is list else [value]
+      if any(type(number) is int and number not in _INT64 for number in numbers):
         raise _bad(name, row, 'is an integer of more than 64 bits; send a string')
   if float in types:
     for row, value in enumerate(values):
@@ -58,8 +59,8 @@ def check_values(name: str, values: list, odd_text: bool = False) -> None:
         raise _bad(name, row, 'is not a finite number; send null for a missing one')
   if list in types:
     for row, value in enumerate(values):
-      if type(value) is list and not set(map(type, value)) <= {str}:
-        raise _bad(name, row, 'is a list of something other than strings')
+      if type(value) is list and not set(map(type, value)) <= {str, int}:
+        raise _bad(name, row, 'is a list of something other than strings and integers')
   if odd_text:
     for row, value in enumerate(values):
       texts = value if type(value) is list else [value]

@@ -58,14 +58,14 @@ def start(tmp_path):
 
   def make(*more, **arguments):
     standin.write(tmp_path / 'model', **arguments)
-    servers.append(standin.Process(tmp_path / 'model', *more))
+    servers.append(standin.serving(tmp_path / 'model', *more))
     return servers[-1]
 
   yield make
   for server in servers:
     if server.process.poll() is None:
       server.stop(signal.SIGKILL)
-    server.process.stderr.close()
+    server.ended()
 
 
 def test_twice_its_capacity(start):
@@ -121,7 +121,7 @@ def test_it_stops_when_all_are_answered(start):
   assert set(counts['other']) <= {'-1'}, counts
   assert counts['accepted'] > 5
   assert counts['wrong'] == counts['refused'] == 0
-  assert server.process.wait(10) == 0
+  assert server.ended() == 0
 
 
 def test_it_ends_in_time_with_a_model_that_does_not(start, tmp_path):
@@ -133,7 +133,7 @@ def test_it_ends_in_time_with_a_model_that_does_not(start, tmp_path):
   server.until(lambda: server.get('/v1/model')[1]['version'] == 'slow')
 
   sent = load(server, 0.1, 10, lambda: server.process.send_signal(signal.SIGTERM))
-  assert server.process.wait(8) == 0
+  assert server.ended() == 0
   assert sent[0].status != 200
 
 
@@ -151,16 +151,14 @@ def test_after_a_kill_it_serves_again(start):
 )
 def test_wrong_flags(start, flag, words):
   server = start(flag)
-  assert server.process.wait(10) == 1
-  server._reader.join()
+  assert server.ended() == 1
   assert words in ''.join(server.log)
   assert 'Traceback' not in ''.join(server.log)
 
 
 def test_no_artifact(start):
   server = start('--artifact=nowhere')
-  assert server.process.wait(10) == 1
-  server._reader.join()
+  assert server.ended() == 1
   assert 'nowhere' in server.log[-1]
   assert 'Traceback' not in ''.join(server.log)
 
