@@ -40,8 +40,8 @@ def check_values(name: str, values: list, odd_text: bool = False) -> None:
 
   Args:
     name: of the column, for the sentence.
-    values: str, None, lists of str or int, finite floats and integers of 64 bits pass. They are looked at
-      by the set of their types, so that most columns cost next to nothing.
+    values: str, None, lists of str or int, finite floats and integers of 64 bits pass. They are
+      looked at by the set of their types, so that most columns cost next to nothing.
     odd_text: whether a text may hold half of a surrogate pair.
   """
   types = set(map(type, values))

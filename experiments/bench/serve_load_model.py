@@ -70,7 +70,8 @@ def raw(rows: int, seed: int) -> dict[str, list]:
 
   def words(kind, values):
     found = np.floor(values ** draw.random(rows)).astype(int)
-    return [f'{kind}{x}' if known else None for x, known in zip(found, draw.random(rows) < 0.98)]
+    known = draw.random(rows) < 0.98
+    return [f'{kind}{x}' if here else None for x, here in zip(found, known, strict=True)]
 
   tags = [words('t', 500) for _ in range(4)]
   kept = draw.integers(0, 5, rows)

@@ -74,18 +74,7 @@ name = 'agent'
 kind = 'hash'
 buckets = 50
 """
-COLUMNS = (
-  'clicked',
-  'request',
-  'user',
-  'item',
-  'previous',
-  'tags',
-  'price',
-  'age',
-  'time',
-  'agent',
-)
+COLUMNS = ('clicked', 'request', 'user', 'item', 'previous', 'tags', 'price', 'age', 'time', 'agent')
 DIM = 6
 
 
