@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -67,7 +68,7 @@ class Batcher:
     self._thread = concurrent.futures.ThreadPoolExecutor(1, 'score')
 
   def deadline(self, wanted_s: float | None = None) -> float:
-    """When a request that is seen now must be answered, on the loop's clock.
+    """When a request that is seen now must be answered, by time.monotonic().
 
     Args:
       wanted_s: what its client asked for; never later than the limit.
@@ -75,7 +76,7 @@ class Batcher:
     allowed = self._limits.max_latency_s
     if wanted_s is not None:
       allowed = min(allowed, wanted_s)
-    return asyncio.get_running_loop().time() - self._lag.seconds + allowed
+    return time.monotonic() - self._lag.seconds + allowed
 
   def admit(self, rows: int, deadline: float) -> None:
     """Refuses a request of so many rows if it could not be answered by then."""
@@ -85,7 +86,7 @@ class Batcher:
     expected = self._expected_s(rows)
     if self._rows + rows > self._limits.max_queue_rows:
       raise _overloaded('queue', f'{self._rows} rows are waiting already', expected)
-    if asyncio.get_running_loop().time() + expected > deadline:
+    if time.monotonic() + expected > deadline:
       raise _overloaded('latency', 'the answer would come too late', expected)
 
   async def score(
@@ -97,19 +98,19 @@ class Batcher:
       scorer: the model that its columns were checked against; it is scored by no other.
       columns: raw values, `rows` of each.
       rows: at least 1.
-      deadline: by when, on the loop's clock.
+      deadline: by when, by time.monotonic().
 
     Raises:
       Refused: the queue is full or the time is up (503), the model cannot read a value (422), or
         fails (500).
     """
     self.admit(rows, deadline)
-    loop = asyncio.get_running_loop()
-    waiting = _Waiting(scorer, columns, rows, loop.time(), loop.create_future())
+    future = asyncio.get_running_loop().create_future()
+    waiting = _Waiting(scorer, columns, rows, time.monotonic(), future)
     self._queue.append(waiting)
     self._changed(rows)
     try:
-      async with asyncio.timeout_at(deadline):
+      async with asyncio.timeout(deadline - time.monotonic()):
         return await waiting.answer
     except TimeoutError as e:
       raise _overloaded('deadline', 'its time is up', self._expected_s(rows)) from e
@@ -131,13 +132,12 @@ class Batcher:
 
   async def _enough(self):
     """Waits until a batch is worth scoring: it is full, or its oldest request has waited enough."""
-    loop = asyncio.get_running_loop()
     while not self._queue:
       await self._change()
     due = self._queue[0].since + self._limits.max_wait_s
-    while self._queue and self._rows < self._limits.max_batch_rows and loop.time() < due:
+    while self._queue and self._rows < self._limits.max_batch_rows and time.monotonic() < due:
       try:
-        async with asyncio.timeout_at(due):
+        async with asyncio.timeout(due - time.monotonic()):
           await self._change()
       except TimeoutError:
         return
@@ -173,12 +173,12 @@ class Batcher:
     if not batch:
       return
     loop = asyncio.get_running_loop()
-    self._running, self._began = rows, loop.time()
+    self._running, self._began = rows, time.monotonic()
     try:
       outcomes = await loop.run_in_executor(self._thread, _score, batch)
     finally:
       self._running = 0
-    seconds = loop.time() - self._began
+    seconds = time.monotonic() - self._began
     self._pace.observe(rows, seconds)
     self._observer.batch(rows, seconds)
     for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -195,7 +195,7 @@ class Batcher:
     batches = -(-ahead // self._limits.max_batch_rows)
     left = 0.0
     if self._running:
-      elapsed = asyncio.get_running_loop().time() - self._began
+      elapsed = time.monotonic() - self._began
       left = max(self._pace.seconds(self._running) - elapsed, 0.0)
     return left + self._pace.seconds(ahead, batches)
 

@@ -1,6 +1,7 @@
 """How long the next batch will take, by those before it, and how late the event loop is."""
 
 import asyncio
+import time
 
 _KEPT = 0.9
 """What an old batch still counts after each new one."""
@@ -44,8 +45,7 @@ class Lag:
 
   async def watch(self) -> None:
     """Measures for ever."""
-    loop = asyncio.get_running_loop()
     while True:
-      due = loop.time() + _PERIOD_S
+      due = time.monotonic() + _PERIOD_S
       await asyncio.sleep(_PERIOD_S)
-      self.seconds = max(loop.time() - due, 0.5 * self.seconds)
+      self.seconds = max(time.monotonic() - due, 0.5 * self.seconds)

@@ -17,22 +17,19 @@ import logging
 import os
 import signal
 import socket
-import sys
 
-import threadpoolctl
 import uvicorn
 from absl import app as absl_app
 from absl import flags
 
-from ctr_jax import serve
-from ctr_jax.serve import app
+from ctr_jax.serve import app, worker
 from ctr_jax.serve.limits import Limits
 
 _DEFAULT = Limits()
 _ARTIFACT = flags.DEFINE_string('artifact', None, 'Folder of the exported model.', required=True)
 _SCORER = flags.DEFINE_enum('scorer', 'numpy', ['numpy', 'jax', 'onnx'], 'What computes.')
 _THREADS = flags.DEFINE_integer(
-  'threads', 1, 'Of one matrix product of the numpy scorer; one is fastest for small batches.', 1
+  'threads', 1, 'Of a product of matrices. On a busy machine two wait for each other.', 1
 )
 _HOST = flags.DEFINE_string('host', '127.0.0.1', 'Address to listen on; 0.0.0.0 for all.')
 _PORT = flags.DEFINE_integer('port', 8000, 'Port to listen on; 0 picks a free one.', 0, 65535)
@@ -116,22 +113,21 @@ async def run(service: app.Service, server: uvicorn.Server, listening: socket.so
   return int(failed)
 
 
+def _open():
+  return worker.Remote(_ARTIFACT.value, _SCORER.value, _THREADS.value)
+
+
 def main(argv) -> None:
   """Listens and serves."""
   if len(argv) > 1:
     raise absl_app.UsageError(f'Unknown argument {argv[1]!r}.')
   try:
-    service = app.Service(lambda: serve.open(_ARTIFACT.value, _SCORER.value), limits())
+    service = app.Service(_open, limits())
     listening = socket.create_server((_HOST.value, _PORT.value), backlog=2048)
   except ValueError as e:
     raise absl_app.UsageError(str(e)) from e
   except OSError as e:
     raise SystemExit(f'Cannot listen on {_HOST.value}:{_PORT.value}: {e.strerror}.') from e
-  # On a machine with other work, two threads that wait for each other took ten times as long.
-  threadpoolctl.threadpool_limits(_THREADS.value)
-  # The scoring thread holds the interpreter for 5 ms at a time by default, in which the event loop
-  # sees nobody.
-  sys.setswitchinterval(0.001)
   config = uvicorn.Config(
     app.make(service),
     log_config=None,

@@ -7,6 +7,7 @@ serves FOLDER, in which `model.json` holds the arguments of `Standin`.
 
 import json
 import pathlib
+import sys
 import time
 import zlib
 
@@ -68,7 +69,11 @@ def serving(folder, *more):
 if __name__ == '__main__':
   from absl import app
 
-  from ctr_jax.serve import server
+  from ctr_jax.serve import server, worker
 
   serve.open = open_standin
-  app.run(server.main)
+  if sys.argv[1] == 'worker':
+    worker.main(*sys.argv[2:])
+  else:
+    worker.COMMAND = (sys.executable, '-m', 'tests.serve.standin', 'worker')
+    app.run(server.main)
