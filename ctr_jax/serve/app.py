@@ -22,7 +22,8 @@ from ctr_jax.serve.limits import Limits, Refused
 _INLINE_BYTES = 1 << 16
 """A larger body is parsed in a thread, so that others are seen to meanwhile."""
 
-_PATHS = ('/v1/score', '/v1/model', '/healthz', '/readyz', '/metrics')
+_SCORE = '/v1/score'
+_PATHS = (_SCORE, '/v1/model', '/healthz', '/readyz', '/metrics')
 
 
 class Service:
@@ -122,8 +123,6 @@ async def _score(service, request):
     request.headers.get('content-type'), request.headers.get('content-encoding')
   )
   scorer = _scorer(service)
-  # Before a byte of the body is read: what is refused must cost next to nothing.
-  service.batcher.admit(1, service.batcher.deadline(wanted_s))
   body = await service.read(request)
   try:
     deadline = service.batcher.deadline(wanted_s)
@@ -193,16 +192,20 @@ def _error(status, sentence, headers=None):
 
 def _refused(service):
   async def handler(request, refused):
-    headers = {}
-    if refused.status == 503:
-      if request.url.path == '/v1/score':
-        service.counts.shed(refused.reason)
-      headers['retry-after'] = str(math.ceil(refused.retry_after_s))
-    if refused.status in (408, 413):
-      headers['connection'] = 'close'  # The rest of the body will not be read.
-    return _error(refused.status, str(refused), headers)
+    return _refusal(service, request.url.path, refused)
 
   return handler
+
+
+def _refusal(service, path, refused):
+  headers = {}
+  if refused.status == 503:
+    if path == _SCORE:
+      service.counts.shed(refused.reason)
+    headers['retry-after'] = str(math.ceil(refused.retry_after_s))
+  if refused.status in (408, 413):
+    headers['connection'] = 'close'  # The rest of the body will not be read.
+  return _error(refused.status, str(refused), headers)
 
 
 async def _http_error(request, error):
@@ -219,7 +222,11 @@ async def _failed(request, error):
 
 
 def _watched(app, service):
-  """Counts what is answered, and how fast; while draining asks clients to go elsewhere."""
+  """Counts what is answered, and how fast; while draining asks clients to go elsewhere.
+
+  What cannot be answered in time is refused here, before it is routed and a byte of its body read:
+  under a load of many times the capacity, it is by far the most.
+  """
 
   async def watched(scope, receive, send):
     if scope['type'] != 'http':
@@ -230,14 +237,18 @@ def _watched(app, service):
 
     async def counted(message):
       if message['type'] == 'http.response.start':
-        seconds = time.perf_counter() - began if path == '/v1/score' else None
+        seconds = time.perf_counter() - began if path == _SCORE else None
         service.counts.request(path, message['status'], seconds)
         if service.draining:
           message['headers'] = [*message['headers'], (b'connection', b'close')]
       await send(message)
 
     try:
+      if path == _SCORE and scope['method'] == 'POST':
+        service.batcher.admit(1, service.batcher.deadline())
       await app(scope, receive, counted)
+    except Refused as refused:
+      await _refusal(service, path, refused)(scope, receive, counted)
     except requests.ClientDisconnect:
       service.counts.request(path, 499)
 

@@ -17,7 +17,7 @@ class Limits(NamedTuple):
     body_timeout_s: for the client to send its body.
   """
 
-  max_batch_rows: int = 4096
+  max_batch_rows: int = 1024
   max_wait_s: float = 0.002
   max_latency_s: float = 0.2
   max_body_bytes: int = 8 << 20

@@ -1,5 +1,7 @@
 """What the service counts, as Prometheus text."""
 
+import functools
+
 import prometheus_client as prometheus
 
 from ctr_jax import serve
@@ -30,6 +32,10 @@ class Metrics:
     self._model = make(gauge, 'model_info', '1 for the version that serves.', 'version')
     self._nbytes = make(gauge, 'model_bytes', 'Stored tables and parameters of the model.')
 
+  @functools.cache  # noqa: B019 (kept as long as the service lives)
+  def _children(self, path, status):
+    return self._requests.labels(path, str(status)), self._seconds.labels(str(status))
+
   def _make(self, kind, name, text, *labels, **more):
     return kind(f'ctr_{name}', text, labels, registry=self.registry, **more)
 
@@ -39,9 +45,10 @@ class Metrics:
 
   def request(self, path: str, status: int, seconds: float | None = None) -> None:
     """A request was answered; `seconds` if it is one whose time is watched."""
-    self._requests.labels(path, str(status)).inc()
+    counter, histogram = self._children(path, status)
+    counter.inc()
     if seconds is not None:
-      self._seconds.labels(str(status)).observe(seconds)
+      histogram.observe(seconds)
 
   def shed(self, reason: str) -> None:
     """A request was refused for lack of capacity."""

@@ -142,6 +142,7 @@ def main(argv) -> None:
     status = runner.run(run(service, _Server(config), listening))
     # Not by way of the interpreter's exit, which waits for threads: one may still be scoring for a
     # request that nobody waits for any more, or be opening an artifact.
+    worker.end_all()
     logging.shutdown()
     os._exit(status)
 

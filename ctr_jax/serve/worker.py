@@ -26,6 +26,7 @@ from ctr_jax import serve
 
 COMMAND = (sys.executable, '-m', 'ctr_jax.serve.worker')
 
+_PROCESSES: set[subprocess.Popen] = set()
 # Of the libraries that multiply matrices; read when they are loaded.
 _THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
 
@@ -70,6 +71,7 @@ class Remote:
       stdout=subprocess.PIPE,
       env=self._environment,
     )
+    _PROCESSES.add(self._process)
     self._end = weakref.finalize(self, _end, self._process)
     try:
       return self._answer()
@@ -99,12 +101,19 @@ class Remote:
 
 
 def _end(process):
-  """The process ends when nobody can ask it any more."""
+  """Ends a process that nobody waits for any more; it has nothing to lose."""
+  _PROCESSES.discard(process)
+  process.kill()
   with contextlib.suppress(OSError):
     process.stdin.close()
   process.stdout.close()
-  # Waited for beside: it may be in the middle of a batch.
-  threading.Thread(target=process.wait, daemon=True).start()
+  process.wait()
+
+
+def end_all() -> None:
+  """Ends every scoring process, in the middle of a batch too."""
+  for process in list(_PROCESSES):
+    process.kill()
 
 
 def main(folder: str, scorer: str) -> None:

@@ -1,4 +1,4 @@
-r"""The HTTP server under more load than it can bear, while models are swapped, when killed, when stopped.
+r"""The HTTP server under more load than it can bear, while models are swapped, killed and stopped.
 
   python -m experiments.bench.serve_load                # two minutes
   python -m experiments.bench.serve_load --seconds=5    # a quick look
@@ -34,7 +34,7 @@ from experiments.bench import serve_load_client, serve_load_model, serve_process
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 _SECONDS = flags.DEFINE_float('seconds', 60.0, 'Of overload; the other parts take a sixth each.')
-_REQUEST_ROWS = flags.DEFINE_integer('request_rows', 64, 'Rows of a request.')
+_REQUEST_ROWS = flags.DEFINE_integer('request_rows', 256, 'Rows of a request.')
 _TIMES = flags.DEFINE_float('times', 2.0, 'Overload, as a multiple of the capacity.')
 _LATENCY_MS = flags.DEFINE_float('latency_ms', 200.0, "The server's --max_latency_ms.")
 _SCORER = flags.DEFINE_enum('serving', 'numpy', ['numpy', 'jax', 'onnx'], "The server's --scorer.")
