@@ -53,11 +53,11 @@ class Remote:
   def predict(self, columns) -> np.ndarray:
     """See `serve.Scorer.predict`. A batch during which the process dies is scored once more."""
     with self._one_at_a_time:
-      try:
-        return self._ask(columns)
-      except (EOFError, OSError, pickle.UnpicklingError):
-        pass
-      self._end()
+      if self._end.alive:
+        try:
+          return self._ask(columns)
+        except (EOFError, OSError, pickle.UnpicklingError):
+          self._end()
       if self._start()[1] != self.version:
         self._end()
         raise RuntimeError(f'{self._arguments[0]} holds another model than {self.version} now.')

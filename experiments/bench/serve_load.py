@@ -41,6 +41,7 @@ _SCORER = flags.DEFINE_enum('serving', 'numpy', ['numpy', 'jax', 'onnx'], "The s
 _OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_serve_load.json'), 'Where to write.')
 
 _CONNECTIONS, _DISTINCT = 8, 40
+_BEFORE_S, _DRAIN_S = 2, 1
 # Probabilities of a batch are not those of its parts to the last bit: products round otherwise.
 _TOLERANCE = 1e-5
 
@@ -80,7 +81,7 @@ class Served:
     began = time.perf_counter()
     self.process = serve_process.Process([
       'ctr_jax.serve.server', f'--artifact={self.link}', f'--scorer={_SCORER.value}', '--port=0',
-      f'--max_latency_ms={_LATENCY_MS.value}', '--drain_s=1',
+      f'--max_latency_ms={_LATENCY_MS.value}', f'--drain_s={_DRAIN_S}',
     ])  # fmt: skip
     self.score()
     return time.perf_counter() - began
@@ -173,13 +174,16 @@ def stop(served: Served, per_second: float) -> dict:
   ended = {}
 
   def meanwhile():
-    time.sleep(1)
+    time.sleep(_BEFORE_S)
     began = time.perf_counter()
     ended['status'] = served.process.stop()
     ended['seconds'] = round(time.perf_counter() - began, 2)
 
-  sent = served.load(lambda client: client.at_rate(per_second, 4), meanwhile)
-  return serve_load_client.summary(sent) | ended
+  seconds = _BEFORE_S + 2 * _DRAIN_S
+  sent = served.load(lambda client: client.at_rate(per_second, seconds), meanwhile)
+  # Whoever comes later finds nobody to connect to.
+  came = sent[: int(0.9 * per_second * (_BEFORE_S + _DRAIN_S))]
+  return serve_load_client.summary(came) | ended
 
 
 def kill(served: Served) -> dict:
@@ -250,9 +254,9 @@ def caption(found: dict, where: dict) -> str:
     f'capacity and {found["overload"]["rows_per_second"]:,} under overload for '
     f'{_SECONDS.value:g} s, answers within {_LATENCY_MS.value:g} ms, {_SCORER.value} scorer; '
     f'{found["swap"]["swaps"]} swaps and {found["swap"]["damaged"]} damaged artifacts under load; '
-    f'serving again {found["kill"]["restart_seconds"]} s after SIGKILL; after SIGTERM under load '
-    f'{stopped["accepted"]:,} requests answered, {other.get("0", 0)} broken off, ended with status '
-    f'{stopped["status"]} in {stopped["seconds"]} s. Client and server on {where["cpu_cores"]} '
+    f'serving again {found["kill"]["restart_seconds"]} s after SIGKILL; of {stopped["sent"]:,} '
+    f'requests that came before SIGTERM and until the drain ended, {sum(other.values())} lost, and '
+    f'status {stopped["status"]} after {stopped["seconds"]} s. Client and server on {where["cpu_cores"]} '
     f'cores, load average {where["load_average"]:.1f} at the end, {where["date"]}. '
     f'`{common.command("bench.serve_load")}`'
   )

@@ -49,11 +49,14 @@ class Client:
     self._free = collections.deque()
     self._requests = [_request(json.dumps(body).encode()) for body in bodies]
 
-  async def at_rate(self, per_second: float, seconds: float) -> list[Sent]:
-    """Sends at a rate for so many seconds, and waits for what is under way."""
+  async def at_rate(
+    self, per_second: float, seconds: float, enough: Callable[[], bool] = lambda: True
+  ) -> list[Sent]:
+    """Sends at a rate for so many seconds, and on until `enough()`; waits for what is under way."""
     tasks = []
     began = time.perf_counter()
-    for number in range(int(per_second * seconds)):
+    while len(tasks) < int(per_second * seconds) or not enough():
+      number = len(tasks)
       due = began + number / per_second
       if (left := due - time.perf_counter()) > 0:
         await asyncio.sleep(left)
