@@ -8,7 +8,7 @@ of its own and asks from this one, on the same machine:
 
   capacity   over a few connections, each sending when it was answered: rows per second
   overload   twice as many requests per second as that, whatever is answered
-  swap       half as many, while two artifacts take turns every second, and a damaged one in between
+  swap       a quarter as many, while two artifacts take turns every second, and a damaged one in between
   stop       half as many, and SIGTERM in the middle
   kill       SIGKILL, and the time until another process answers
 
@@ -207,7 +207,7 @@ def measure(folder: pathlib.Path) -> dict:
     found['capacity'] = _said('capacity', capacity(served, max(seconds / 6, 1)))
     able = found['capacity']['requests_per_second']
     found['overload'] = _said('overload', overload(served, _TIMES.value * able, seconds))
-    found['swap'] = _said('swap', swap(served, artifacts, damaged, able / 2, max(seconds / 6, 3)))
+    found['swap'] = _said('swap', swap(served, artifacts, damaged, able / 4, max(seconds / 6, 3)))
     found['kill'] = _said('kill', kill(served))
     found['stop'] = _said('stop', stop(served, able / 2))
   finally:
