@@ -1,4 +1,4 @@
-"""All scorers have the logits of training's forward path, on raw rows with missing, unseen values."""
+"""All scorers have the logits of training's forward path, on raw rows, missing and unseen values."""
 
 import importlib.util
 import subprocess
