@@ -227,7 +227,7 @@ with writing.folder(pathlib.Path(sys.argv[1])) as made:
   assert done.returncode == -signal.SIGKILL
   assert not out.exists()
   (left,) = tmp_path.iterdir()
-  with pytest.raises(FileNotFoundError, match='manifest.json is missing'):
+  with pytest.raises(FileNotFoundError, match=r'manifest\.json is missing'):
     artifact.open_artifact(left)
   from ctr_jax.serve import writing
 
