@@ -32,7 +32,7 @@ FORBIDDEN = {
   'graphs': {'optax', 'orbax'} | ETL | PLOT,
   'train': {'jraph'} | ETL | PLOT,
   'evaluate': {'orbax', 'jraph'} | ETL | PLOT,
-  'serve': {'optax', 'orbax', 'jraph'} | ETL | PLOT,
+  'serve': {'optax', 'orbax', 'jraph'} | (ETL - {'pyarrow'}) | PLOT,
 }
 # Read by whoever trains and serves: no ETL engine there either. (A vocabulary is a Parquet file,
 # which pyarrow alone can read.)

@@ -191,9 +191,7 @@ def test_the_same_model_is_the_same_bytes(whole, made, data, tmp_path):
   again = export.write(tmp_path / 'again', *made, data[0])
   assert files(again) == files(whole)
   for name in files(whole):
-    if (
-      name != 'manifest.json' and name != 'forward.bin'
-    ):  # The program may name its caller's lines.
+    if name not in ('manifest.json', 'forward.bin'):  # The program may name its caller's lines.
       assert (again / name).read_bytes() == (whole / name).read_bytes(), name
 
 

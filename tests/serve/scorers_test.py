@@ -1,4 +1,4 @@
-"""All scorers have the logits of training's forward path, on raw rows, unseen values too."""
+"""All scorers have the logits of the forward path of training, on raw rows, unseen values too."""
 
 import importlib.util
 import subprocess
