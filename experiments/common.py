@@ -98,7 +98,7 @@ WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form',
+  'only', 'seeds_at_once', 'seeds_form', 'export',
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ r"""An exported model on disk: what lies where, and opening it without trusting 
   <folder>/tables/<table>/<leaf>.bin  a stored array, compressed as it is, row after row
   <folder>/net/<path>.bin             a parameter
   <folder>/vocabulary/<table>/*.bin   values and their row numbers, see `vocabulary`
-  <folder>/forward.bin                the jax.export program (only the JAX scorer reads it)
+  <folder>/forward.bin                the jax.export program, zlib (only the JAX scorer reads it)
   <folder>/model.onnx                 the ONNX graph over the same arrays, where there is one
 
 Arrays are little-endian and in C order, without any header: row r of a table begins at byte
@@ -74,6 +74,11 @@ class Artifact(NamedTuple):
     return data
 
 
+def file_of(path: str) -> str:
+  """The file that holds an array."""
+  return f'{path}.bin'
+
+
 def itemsize(dtype: str) -> int:
   """Bytes of a value."""
   return 2 if dtype == 'bfloat16' else np.dtype(dtype).itemsize
@@ -117,7 +122,7 @@ def open_artifact(folder: str | os.PathLike) -> Artifact:
   _check_names(folder, manifest)
   _check_sizes(folder, manifest)
   arrays = {}
-  owners = {entry['file']: path for path, entry in manifest['arrays'].items()}
+  owners = {file_of(path): path for path in manifest['arrays']}
   for name, entry in manifest['files'].items():
     with _opened(folder, name) as file:
       _check_content(folder, name, entry, file)
@@ -156,13 +161,12 @@ def _check_names(folder, manifest):
     plain = all(_WORD.fullmatch(part) for part in name.split('/'))
     if not plain or name == MANIFEST:
       raise _damaged(folder, MANIFEST, f'it names {name!r}, which is no file of an artifact')
-  used = [entry['file'] for entry in arrays.values()]
-  if len(set(used)) != len(used) or not set(used) <= set(files):
+  if not {file_of(path) for path in arrays} <= set(files):
     raise _damaged(folder, MANIFEST, 'its arrays and its files do not agree')
   for path, entry in arrays.items():
     shape = entry['shape']
     sound = entry['dtype'] in DTYPES and all(type(n) is int and n >= 0 for n in shape)
-    if not sound or math.prod(shape) * itemsize(entry['dtype']) != files[entry['file']]['size']:
+    if not sound or math.prod(shape) * itemsize(entry['dtype']) != files[file_of(path)]['size']:
       raise _damaged(folder, MANIFEST, f'the size of {path!r} is not that of its file')
 
 

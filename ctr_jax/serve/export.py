@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import json
 import pathlib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -62,12 +63,13 @@ def write(
   with writing.folder(folder) as made:
     files, entries = {}, {}
     for path, array in arrays.items():
-      name = f'{path}.bin'
-      entries[path] = writing.entry(name, array)
+      name = artifact_lib.file_of(path)
+      entries[path] = writing.entry(path, array)
       files[name] = writing.file(made, name, writing.blocks(array))
     kept = leaf_lib.flatten({table: stored[table] for table in host.codecs})
     program = forward.program(model, host, kept, techniques.nested(_net(net)))
-    files[artifact_lib.FORWARD] = writing.file(made, artifact_lib.FORWARD, [program])
+    packed = zlib.compress(program, 9)
+    files[artifact_lib.FORWARD] = writing.file(made, artifact_lib.FORWARD, [packed])
     manifest = {
       'format': artifact_lib.FORMAT,
       'name': source.schema.name,
@@ -76,7 +78,7 @@ def write(
       'model': described,
       'bytes': _bytes(arrays),
       'versions': _versions(),
-      'platforms': list(forward.PLATFORMS),
+      'forward': {'bytes': len(program), 'platforms': list(forward.PLATFORMS)},
       'arrays': entries,
       'onnx': _onnx(made, host, entries, files),
       'files': files,

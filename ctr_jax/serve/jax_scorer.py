@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,11 @@ from ctr_jax.serve import served, techniques
 def make(artifact: artifact_lib.Artifact, model: served.Model):
   """`Inputs` → logits, float32 [B]. Batches are padded to powers of two, so few are compiled."""
   del model
-  exported = export.deserialize(bytearray(artifact.read(artifact_lib.FORWARD)))
+  size = artifact.manifest['forward']['bytes']
+  program = zlib.decompressobj().decompress(artifact.read(artifact_lib.FORWARD), size + 1)
+  if len(program) != size:
+    raise ValueError(f'{artifact.folder / artifact_lib.FORWARD} is not what the manifest says.')
+  exported = export.deserialize(bytearray(program))
   call = jax.jit(exported.call)
   arrays, net = (
     {path: _placed(x, artifact.dtype(prefix + path)) for path, x in artifact.within(prefix).items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctr_jax.serve import nets, onnx_graph, served, techniques
+from ctr_jax.serve import artifact, nets, onnx_graph, served, techniques
 
 _FLOATS = ('float16', 'bfloat16', 'float32')
 
@@ -22,7 +22,7 @@ def program(model: served.Model, arrays: Mapping[str, Mapping[str, Any]]) -> byt
 
   Args:
     model: what `served.build` made.
-    arrays: path → {'file', 'shape', 'dtype'}, of the manifest.
+    arrays: path → {'shape', 'dtype'}, of the manifest.
 
   Raises:
     ValueError: the net, or an operation of it, cannot be written; the sentence says which.
@@ -51,7 +51,7 @@ def program(model: served.Model, arrays: Mapping[str, Mapping[str, Any]]) -> byt
 
 
 def _stored(xp, path, entry):
-  return xp.array(path, entry['file'], entry['shape'], entry['dtype'])
+  return xp.array(path, artifact.file_of(path), entry['shape'], entry['dtype'])
 
 
 def _loaded(xp, path, leaf, arrays, model):

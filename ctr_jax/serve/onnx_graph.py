@@ -116,7 +116,9 @@ class Graph:
     self.nodes.append(helper.make_node('Identity', [output.name], ['logit']))
     made = helper.make_tensor_value_info('logit', TYPES['float32'], ['batch'])
     constants = [proto for _, proto in self._constants.values()]
-    graph = helper.make_graph(self.nodes, name, self.inputs, [made], [*self.stored, *constants])
+    read = {name for node in self.nodes for name in node.input}  # Not so a gate that is one.
+    initial = [x for x in (*self.stored, *constants) if x.name in read]
+    graph = helper.make_graph(self.nodes, name, self.inputs, [made], initial)
     opset = [helper.make_opsetid('', OPSET)]
     return helper.make_model(graph, opset_imports=opset, producer_name='ctr_jax', ir_version=10)
 

@@ -122,7 +122,8 @@ def _text(value, column, row):
   if isinstance(value, numbers.Integral):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
-    return str(value)
+    # The shortest digits of its own type, laid out as a double's, as the ETL engine does.
+    return repr(float(str(value)))
   raise BadInput(
     f'Column {column!r}, row {row}: {_shown(value)} is a {type(value).__name__}; give a text, a '
     'number, or None where there is none.'

@@ -113,7 +113,7 @@ def _name(array):
   return array.dtype.name
 
 
-def entry(name: str, array: np.ndarray) -> dict[str, object]:
+def entry(path: str, array: np.ndarray) -> dict[str, object]:
   """An array's part of the manifest.
 
   Raises:
@@ -121,6 +121,6 @@ def entry(name: str, array: np.ndarray) -> dict[str, object]:
   """
   if _name(array) not in artifact_lib.DTYPES:
     raise ValueError(
-      f'{name} has the dtype {_name(array)}; artifacts hold {", ".join(artifact_lib.DTYPES)}.'
+      f'{path} has the dtype {_name(array)}; artifacts hold {", ".join(artifact_lib.DTYPES)}.'
     )
-  return {'file': name, 'dtype': _name(array), 'shape': list(array.shape)}
+  return {'dtype': _name(array), 'shape': list(array.shape)}

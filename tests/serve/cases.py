@@ -1,13 +1,15 @@
 """Small models of every technique and net that is served, and an encoded data set of raw rows."""
 
 import csv
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ctr_jax import compress, models, predict
-from ctr_jax.data import encode, schema as schema_lib
+from ctr_jax.data import encode
+from ctr_jax.data import schema as schema_lib
 from ctr_jax.tables import leaf
 
 TOML = """
@@ -74,7 +76,18 @@ name = 'agent'
 kind = 'hash'
 buckets = 50
 """
-COLUMNS = ('clicked', 'request', 'user', 'item', 'previous', 'tags', 'price', 'age', 'time', 'agent')
+COLUMNS = (
+  'clicked',
+  'request',
+  'user',
+  'item',
+  'previous',
+  'tags',
+  'price',
+  'age',
+  'time',
+  'agent',
+)
 DIM = 6
 
 
@@ -123,24 +136,42 @@ def by_column(rows: list[dict[str, str]]) -> dict[str, list[str]]:
   return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
-def model(source, technique=None, net='dnn', rules=None, **options):
-  """(model, rules, stored, net's variables) with trained-looking numbers."""
+def model(source, *chains, net='dnn', **options):
+  """(model, rules, stored, net's variables), its numbers drawn.
+
+  Args:
+    source: encoded data.
+    *chains: of the tables user, item and tags, in turns.
+    net: in `models.NETS`.
+    **options: of the net.
+  """
   if net not in ('lr', 'fm'):
     options = {'hidden': (16, 8)} | options
-  if rules is None:
-    rules = (('user|item|tags', technique or compress.identity()), ('.*', compress.identity()))
-  net = models.NETS[net](**options)
-  made = predict.build(source.schema, source.rows, rules, net, DIM)
+  turns = zip(('user', 'item', 'tags'), itertools.cycle(chains or (HASH,)))
+  rules = (*turns, ('.*', compress.identity()))
+  made = predict.build(source.schema, source.rows, rules, models.NETS[net](**options), DIM)
   draw = np.random.default_rng(0)
-  full = {
-    t: jnp.asarray(draw.normal(size=(n, made.width)), jnp.float32) for t, n in source.rows.items()
-  }
-  stored = compress.encode(made.codec, full)
-  variables = jax.tree.map(
-    lambda x: x + jnp.asarray(draw.uniform(0.05, 0.2, x.shape), x.dtype),
-    predict.init_net(made, jax.random.key(0)),
-  )
+  stored = jax.tree.map(lambda x: _drawn(draw, x), made.codec.plan)
+  shapes = jax.eval_shape(lambda: predict.init_net(made, jax.random.key(0)))
+  variables = jax.tree.map(lambda x: np.float32(_net(draw, x.shape)), shapes)
   return made, rules, stored, variables
+
+
+def _drawn(draw, x):
+  """What could be stored in a leaf. Which part an id is in (`partition`) is not to be drawn."""
+  if x.axes == ('row', 'part'):
+    return jnp.eye(x.rows, dtype=x.dtype)
+  if x.dtype == jnp.uint8:
+    return jnp.asarray(draw.integers(0, 256, x.shape), jnp.uint8)
+  scale = 0.02 if x.axes == ('row',) else 1.0  # Steps of codes, and their offsets.
+  return jnp.asarray(draw.normal(size=x.shape) * scale, jnp.float32).astype(x.dtype)
+
+
+def _net(draw, shape):
+  """Kernels that keep the size of what they multiply; the rest, variances too, near one half."""
+  if len(shape) < 2:
+    return draw.uniform(0.2, 0.8, shape)
+  return draw.normal(size=shape) / np.sqrt(shape[0])
 
 
 def logits(made, stored, variables, columns) -> np.ndarray:
