@@ -5,10 +5,10 @@ r"""Serves an artifact over HTTP.
 `ctr_jax.serve.app` lists the routes. The process listens at once; /readyz says when the model is
 loaded. Signals:
 
-  SIGHUP   opens --artifact anew (a link that points elsewhere now, or a folder that was replaced)
-           beside the model that serves, which goes on until the new one has been tried.
-  SIGTERM  /readyz says no, requests are still answered for --drain_s, those under way after it too;
-  SIGINT   the process ends with status 0, at the latest after --grace_s.
+  SIGHUP    opens --artifact anew (a link that points elsewhere now, or a folder that was replaced)
+            beside the model that serves, which goes on until the new one has been tried
+  SIGTERM,  /readyz says no; requests are taken for another --drain_s, those under way are answered,
+  SIGINT    and the process ends with status 0, at the latest after --grace_s
 """
 
 import asyncio
