@@ -23,7 +23,7 @@ class Limits(NamedTuple):
   max_body_bytes: int = 8 << 20
   max_request_rows: int = 10_000
   max_queue_rows: int = 100_000
-  max_held_bytes: int = 256 << 20
+  max_held_bytes: int = 64 << 20
   body_timeout_s: float = 10.0
 
   def check(self) -> 'Limits':
