@@ -134,6 +134,9 @@ def main(argv) -> None:
     log_level='warning',
     access_log=False,
     server_header=False,
+    # Longer than proxies keep idle connections (most: 60 s): who closes first must be the one who
+    # asks, or a request meets a connection that is being closed.
+    timeout_keep_alive=75,
     timeout_graceful_shutdown=max(int(_GRACE_S.value - _DRAIN_S.value), 1),
   )
   host, port = listening.getsockname()[:2]

@@ -40,7 +40,7 @@ _LATENCY_MS = flags.DEFINE_float('latency_ms', 200.0, "The server's --max_latenc
 _SCORER = flags.DEFINE_enum('serving', 'numpy', ['numpy', 'jax', 'onnx'], "The server's --scorer.")
 _OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_serve_load.json'), 'Where to write.')
 
-_CONNECTIONS, _DISTINCT = 8, 40
+_CONNECTIONS, _DISTINCT = 4, 40
 _BEFORE_S, _DRAIN_S = 2, 1
 # Probabilities of a batch are not those of its parts to the last bit: products round otherwise.
 _TOLERANCE = 1e-5
