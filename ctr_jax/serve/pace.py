@@ -6,6 +6,9 @@ import time
 _KEPT = 0.9
 """What an old batch still counts after each new one."""
 
+_SURPRISE = 4.0
+"""So many times what was expected is the most that one batch is believed."""
+
 _PERIOD_S = 0.01
 
 
@@ -17,6 +20,10 @@ class Pace:
 
   def observe(self, rows: int, seconds: float) -> None:
     """Learns from a batch."""
+    if self._weight > 3:
+      # A machine that was away for a moment says little of the next batch; if it is slower for good,
+      # the next ones say so again.
+      seconds = min(seconds, _SURPRISE * self.seconds(rows))
     self._weight = self._weight * _KEPT + 1
     self._n = self._n * _KEPT + rows
     self._t = self._t * _KEPT + seconds

@@ -188,3 +188,14 @@ def test_pace_of_batches_of_one_size():
     found.observe(10, 0.1)
   np.testing.assert_allclose(found.seconds(10), 0.1)
   np.testing.assert_allclose(found.seconds(30), 0.3)
+
+
+def test_pace_believes_a_hiccup_only_in_part_and_a_slower_machine_soon():
+  found = pace.Pace()
+  for _ in range(20):
+    found.observe(10, 0.1)
+  found.observe(10, 100.0)
+  assert found.seconds(10) < 0.2
+  for _ in range(15):
+    found.observe(10, 1.0)
+  assert found.seconds(10) > 0.6
