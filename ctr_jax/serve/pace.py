@@ -21,8 +21,8 @@ class Pace:
   def observe(self, rows: int, seconds: float) -> None:
     """Learns from a batch."""
     if self._weight > 3:
-      # A machine that was away for a moment says little of the next batch; if it is slower for good,
-      # the next ones say so again.
+      # A machine that was away for a moment says little of the next batch; if it is slower for
+      # good, the next ones say so again.
       seconds = min(seconds, _SURPRISE * self.seconds(rows))
     self._weight = self._weight * _KEPT + 1
     self._n = self._n * _KEPT + rows
