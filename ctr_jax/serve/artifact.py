@@ -4,6 +4,8 @@ r"""An exported model on disk: what lies where, and opening it without trusting 
   <folder>/tables/<table>/<leaf>.bin  a stored array, compressed as it is, row after row
   <folder>/net/<path>.bin             a parameter
   <folder>/vocabulary/<table>/*.bin   values and their row numbers, see `vocabulary`
+  <folder>/lookup/<pair>/*.bin        statistics of pairs of values, see `pairs`
+  <folder>/vectors/, cross/           node vectors whose scores are features, likewise
   <folder>/forward.bin                the jax.export program, zlib (only the JAX scorer reads it)
   <folder>/model.onnx                 the ONNX graph over the same arrays, where there is one
 
