@@ -96,9 +96,15 @@ def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
   if scorer not in SCORERS:
     raise ValueError(f'There is no scorer {scorer!r}; there are {", ".join(SCORERS)}.')
   artifact = artifact_lib.open_artifact(folder)
-  schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
-  model = served.build(artifact.manifest['model'], schema)
-  _check_plan(artifact, model)
+  try:
+    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+    model = served.build(artifact.manifest['model'], schema)
+    _check_plan(artifact, model)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{artifact.folder / artifact_lib.MANIFEST} does not describe a model that this version can '
+      f'read ({error!r}). Export the model again.'
+    ) from error
   # Imported when chosen: the NumPy scorer must not need jax, nor either of them ONNX Runtime.
   make = importlib.import_module(f'ctr_jax.serve.{scorer}_scorer').make
   return Scorer(artifact, model, make(artifact, model))
