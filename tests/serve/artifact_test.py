@@ -17,11 +17,6 @@ from tests.serve import cases
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-  return cases.encoded(tmp_path_factory.mktemp('raw'))
-
-
-@pytest.fixture(scope='module')
 def made(data):
   return cases.model(data[0], cases.CHAINS['hot_cold_int8'])
 

@@ -14,18 +14,17 @@ from tests.serve import cases
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def crossed(data, tmp_path_factory):
   """(data with crosses and statistics beside it, raw rows of test)."""
-  folder = tmp_path_factory.mktemp('raw')
-  source, rows = cases.encoded(folder)
+  (source, rows), folder = data, tmp_path_factory.mktemp('made')
   made = [crosses.Cross('user', 'item'), crosses.Cross('age', 'agent', buckets=20)]
   told = [crosses.Statistic('user', 'item'), crosses.Statistic('item', 'hour')]
   added = crosses.add(source, folder / 'crossed', made, told)
   return beside.join(source, added), rows
 
 
-def test_crosses_and_statistics_of_raw_rows(data, tmp_path):
-  source, rows = data
+def test_crosses_and_statistics_of_raw_rows(crossed, tmp_path):
+  source, rows = crossed
   folder = export.write(tmp_path / 'model', *cases.model(source), source)
   scorer = serve.open(folder)
   columns = cases.by_column(rows)
@@ -45,8 +44,8 @@ def test_crosses_and_statistics_of_raw_rows(data, tmp_path):
   assert lookups == sum(x['bytes'] for n, x in source.lookups.items() if 'statistic' in n)
 
 
-def test_bases_that_the_net_does_not_read_are_still_looked_up(data, tmp_path):
-  source, rows = data
+def test_bases_that_the_net_does_not_read_are_still_looked_up(crossed, tmp_path):
+  source, rows = crossed
   kept = '(user-item.*)'
   rules = ((kept, compress.identity()), ('.*', compress.drop()))
   model = predict.build(source.schema, source.rows, rules, models.NETS['lr'](), cases.DIM)

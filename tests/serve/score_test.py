@@ -13,12 +13,12 @@ from tests.serve import cases
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def scored(data, raw_folder, tmp_path_factory):
   """(folder of raw files, exported model, raw rows of test, their probabilities)."""
-  raw = tmp_path_factory.mktemp('raw')
-  source, rows = cases.encoded(raw)
-  folder = export.write(raw / 'model', *cases.model(source), source)
-  return raw, folder, rows, serve.open(folder).predict(cases.by_column(rows))
+  source, rows = data
+  folder = tmp_path_factory.mktemp('exported') / 'model'
+  export.write(folder, *cases.model(source), source)
+  return raw_folder, folder, rows, serve.open(folder).predict(cases.by_column(rows))
 
 
 def run(*arguments):
@@ -30,20 +30,22 @@ def probabilities(text):
   return np.float32([row['probability'] for row in csv.DictReader(text.splitlines())])
 
 
-def test_command_line(data):
-  raw, folder, _, expected = data
-  done = run(f'--artifact={folder}', f'--input={raw / "test.csv"}', f'--output={raw / "out.csv"}')
+def test_command_line(scored):
+  raw, folder, _, expected = scored
+  done = run(
+    f'--artifact={folder}', f'--input={raw / "test.csv"}', f'--output={folder.parent / "out.csv"}'
+  )
   assert done.returncode == 0, done.stderr
   assert '90 rows' in done.stderr
-  np.testing.assert_array_equal(probabilities((raw / 'out.csv').read_text()), expected)
+  np.testing.assert_array_equal(probabilities((folder.parent / 'out.csv').read_text()), expected)
   bad = run(f'--artifact={folder}', f'--input={raw / "clicks.toml"}')
   assert bad.returncode == 1
   assert "has no column 'user', which the model reads" in bad.stderr
   assert 'Traceback' not in bad.stderr
 
 
-def test_files_of_every_kind(data, tmp_path):
-  raw, folder, rows, expected = data
+def test_files_of_every_kind(scored, tmp_path):
+  raw, folder, rows, expected = scored
   pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
   columns = {n: [x or None for x in c] for n, c in cases.by_column(rows).items()}
   pq.write_table(pa.table(columns), tmp_path / 'rows.parquet')
@@ -58,8 +60,8 @@ def test_files_of_every_kind(data, tmp_path):
   np.testing.assert_array_equal(read, expected)
 
 
-def test_bad_rows_are_counted_from_the_file(data, tmp_path):
-  raw, folder, _, _ = data
+def test_bad_rows_are_counted_from_the_file(scored, tmp_path):
+  raw, folder, _, _ = scored
   lines = (raw / 'test.csv').read_text().splitlines()
   header = lines[0].split(',')
   cells = lines[50].split(',')
