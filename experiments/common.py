@@ -255,7 +255,9 @@ def environment() -> dict[str, Any]:
 
 def command(experiment: str) -> str:
   """The command that made a result, without folders of one machine."""
-  hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug'))
+  hidden = tuple(
+    f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export')
+  )
   arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 

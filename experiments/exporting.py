@@ -7,7 +7,7 @@ import pathlib
 from absl import flags
 
 from ctr_jax.data import columns
-from ctr_jax.serve import export
+from ctr_jax.serve import export, pairs_export
 from experiments import common, trials
 
 EXPORT = flags.DEFINE_string(
@@ -28,7 +28,11 @@ def check() -> None:
 
 
 def run(
-  trial: trials.Trial, source: columns.Source, workdir: pathlib.Path, links=(), made=()
+  trial: trials.Trial,
+  source: columns.Source,
+  workdir: pathlib.Path,
+  links=(),
+  vectors: pairs_export.Vectors | None = None,
 ) -> None:
   """Exports what was trained (or its last link), if --export asks for it.
 
@@ -37,13 +41,15 @@ def run(
     source: its data.
     workdir: the folder of all trials.
     links: see `trials.run`; the last one is exported.
-    made: columns that are made of others, see `export.write`.
+    vectors: see `export.write`.
   """
   if not EXPORT.value:
     return
   link = links[-1][1] if links else None
   found = trials.outcome(trial, source, workdir, common.seeds()[0], link)
-  folder = export.write(EXPORT.value, found.model, found.rules, found.stored, found.net, source)
+  folder = export.write(
+    EXPORT.value, found.model, found.rules, found.stored, found.net, source, vectors
+  )
   name = links[-1][0] if links else trial.name
   nbytes = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
   print(f'{name} (seed {common.seeds()[0]}) is exported to {folder}: {nbytes:,} bytes of files.')

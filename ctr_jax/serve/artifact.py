@@ -4,6 +4,8 @@ r"""An exported model on disk: what lies where, and opening it without trusting 
   <folder>/tables/<table>/<leaf>.bin  a stored array, compressed as it is, row after row
   <folder>/net/<path>.bin             a parameter
   <folder>/vocabulary/<table>/*.bin   values and their row numbers, see `vocabulary`
+  <folder>/lookup/<pair>/*.bin        statistics of pairs of values, see `pairs`
+  <folder>/vectors/, cross/           node vectors whose scores are features, likewise
   <folder>/forward.bin                the jax.export program, zlib (only the JAX scorer reads it)
   <folder>/model.onnx                 the ONNX graph over the same arrays, where there is one
 
@@ -119,7 +121,10 @@ def open_artifact(folder: str | os.PathLike) -> Artifact:
   """
   folder = pathlib.Path(folder)
   manifest, version = _manifest(folder)
-  _check_names(folder, manifest)
+  try:
+    _check_names(folder, manifest)
+  except (AttributeError, KeyError, TypeError):
+    raise _damaged(folder, MANIFEST, 'it lacks what an artifact needs') from None
   _check_sizes(folder, manifest)
   arrays = {}
   owners = {file_of(path): path for path in manifest['arrays']}
@@ -157,7 +162,9 @@ def _manifest(folder):
 def _check_names(folder, manifest):
   """Everything that the manifest names is a plain path below the folder, named once."""
   files, arrays = manifest['files'], manifest['arrays']
-  for name in files:
+  for name, entry in files.items():
+    if type(entry['size']) is not int or type(entry['sha256']) is not str:
+      raise _damaged(folder, MANIFEST, f'the entry of {name!r} is none')
     plain = all(_WORD.fullmatch(part) for part in name.split('/'))
     if not plain or name == MANIFEST:
       raise _damaged(folder, MANIFEST, f'it names {name!r}, which is no file of an artifact')

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -24,7 +25,7 @@ from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import columns
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import forward, nets, served, techniques, vocabulary, writing
+from ctr_jax.serve import forward, nets, pairs_export, served, techniques, vocabulary, writing
 from ctr_jax.tables import leaf as leaf_lib
 
 Vocabulary = Callable[[str], Sequence[str] | None]
@@ -37,6 +38,7 @@ def write(
   stored: Any,
   net: Mapping[str, Any],
   source: columns.Source,
+  vectors: pairs_export.Vectors | None = None,
 ) -> pathlib.Path:
   """Writes an artifact; it appears when it is complete and on the disk, and not before.
 
@@ -46,7 +48,10 @@ def write(
     rules: that it was built with (the chains that are described).
     stored: arrays laid out as `model.codec.plan`.
     net: the net's variables.
-    source: the data set whose columns the model reads, for its schema and vocabularies.
+    source: the data set whose columns the model reads, for its schema and vocabularies. Features
+      that are made of pairs (`data.crosses`) are made by the artifact as well.
+    vectors: for features that are scores of pre-trained node vectors. Without them scores, like
+      all columns of unknown making, are raw columns of their names.
 
   Returns:
     The folder.
@@ -56,10 +61,11 @@ def write(
     FileExistsError: the folder is there.
   """
   folder = pathlib.Path(folder)
-  described = _described(model, rules, source)
+  pairs = pairs_export.find([f.name for f in model.features], source, vectors)
+  described = _described(model, rules, source, pairs)
   host = served.build(described, source.schema)
   _check(host, model)
-  arrays = _arrays(model, stored, net, source)
+  arrays = _arrays(model, stored, net, source, pairs)
   with writing.folder(folder) as made:
     files, entries = {}, {}
     for path, array in arrays.items():
@@ -87,7 +93,7 @@ def write(
   return folder
 
 
-def _described(model, rules, source):
+def _described(model, rules, source, pairs):
   """The model in plain JSON, see `served.build`."""
   tables = list(dict.fromkeys(f.table for f in model.features))
   lists = [f for f in model.features if f.kind == 'ids']
@@ -98,6 +104,9 @@ def _described(model, rules, source):
     'chains': {table: codec_lib.describe(codec_lib.match(table, rules)) for table in tables},
     'width': model.width,
     'net': describe_net(model.net),
+    'made': pairs.made,
+    'vectors': pairs.vectors,
+    'all_rows': {f.table: int(source.rows[f.table]) for f in _looked_up(model, source, pairs)},
   }
   return json.loads(json.dumps(described))
 
@@ -135,34 +144,42 @@ def _net(net):
   return {path: x for path, x in techniques.flatten(net).items() if hasattr(x, 'shape')}
 
 
-def _arrays(model, stored, net, source):
+def _looked_up(model, source, pairs):
+  """A feature of each table that values are looked up in."""
+  bases = [x for how in pairs.made.values() for x in (how['first'], how['second'])]
+  names = dict.fromkeys([*(f.name for f in model.features), *bases])
+  by_table = {source.schema.feature(name).table: source.schema.feature(name) for name in names}
+  return [f for f in by_table.values() if f.kind not in ('hash', 'numeric')]
+
+
+def _arrays(model, stored, net, source, pairs):
   """Every array of the artifact by path, in NumPy."""
   tables = list(dict.fromkeys(f.table for f in model.features))
   kept = leaf_lib.flatten({table: stored[table] for table in tables})
   arrays = {f'tables/{path}': np.asarray(x) for path, x in kept.items()}
   arrays |= {f'net/{path}': np.asarray(x) for path, x in _net(net).items()}
-  for table in tables:
-    feature = next(f for f in model.features if f.table == table)
+  for feature in _looked_up(model, source, pairs):
     words = words_of(source, feature)
     if words is not None:
       index = vocabulary.numbers if feature.kind == 'bucket' else vocabulary.texts
-      arrays |= {f'vocabulary/{table}/{name}': x for name, x in index(words).items()}
-  return arrays
+      arrays |= {f'vocabulary/{feature.table}/{name}': x for name, x in index(words).items()}
+  return arrays | pairs.arrays
 
 
 def words_of(source: columns.Source, feature: schema_lib.Feature) -> Sequence[str] | None:
   """The values of rows 1, 2, ... of a feature's table; None where row numbers are the values."""
-  if feature.kind in ('hash', 'numeric') or not hasattr(source, 'vocabulary'):
+  part = source.owner(feature.name) if hasattr(source, 'owner') else source
+  if feature.kind in ('hash', 'numeric') or not hasattr(part, 'vocabulary'):
     return None
-  return source.vocabulary(feature.table)[0]
+  return part.vocabulary(feature.table)[0]
 
 
 def _bytes(arrays):
   """Of the arrays, by what they are."""
-  found = {'tables': 0, 'net': 0, 'vocabulary': 0}
+  found = collections.Counter({'tables': 0, 'net': 0, 'vocabulary': 0, 'lookup': 0, 'vectors': 0})
   for path, array in arrays.items():
-    found[path.split('/')[0]] += array.nbytes
-  return found
+    found[path.split('/')[0].replace('cross', 'vectors')] += array.nbytes
+  return dict(found)
 
 
 def _versions():

@@ -11,7 +11,7 @@ import numpy as np
 
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import raw_values, served, vocabulary
+from ctr_jax.serve import encoder, served
 from ctr_jax.serve.raw_values import BadInput
 
 __all__ = ['SCORERS', 'BadInput', 'Scorer', 'open']
@@ -39,13 +39,11 @@ class Scorer:
   manifest: dict[str, Any]
 
   def __init__(self, artifact: artifact_lib.Artifact, model: served.Model, score: Score):
-    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
-    self.columns = raw_values.kinds(model.features)
     self.version, self.manifest = artifact.version, artifact.manifest
     sizes = artifact.manifest['bytes']
     self.nbytes = sizes['tables'] + sizes['net']
-    self._known = raw_values.known(schema)
-    self._find = {f.table: _finder(artifact, model, f) for f in model.features}
+    self._encoder = encoder.Encoder(artifact, model)
+    self.columns = self._encoder.columns
     self._model, self._score = model, score
 
   def predict(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
@@ -73,13 +71,7 @@ class Scorer:
 
   def encode(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
     """Raw values → feature → column, as an encoded data set has it (`columns.Source.read`)."""
-    raw_values.check(columns, tuple(self.columns), self._known | self.columns.keys())
-    return {
-      f.name: raw_values.encode(
-        f, columns[f.column], self._model.widths.get(f.name, 0), self._find[f.table]
-      )
-      for f in self._model.features
-    }
+    return self._encoder.encode(columns)
 
   def score(self, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
     """Encoded columns of B samples → logits, float32 [B]."""
@@ -87,17 +79,6 @@ class Scorer:
     if not len(next(iter(inputs.index.values()))):
       return np.zeros(0, np.float32)
     return self._score(inputs)
-
-
-def _finder(artifact, model, feature):
-  """Values of a feature's table → rows."""
-  arrays = artifact.within(f'vocabulary/{feature.table}/')
-  if feature.kind in ('hash', 'numeric'):
-    return None
-  if not arrays:
-    return vocabulary.of_row_numbers(model.rows[feature.table])
-  of = vocabulary.of_numbers if feature.kind == 'bucket' else vocabulary.of_texts
-  return of(arrays)
 
 
 def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
@@ -115,9 +96,15 @@ def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
   if scorer not in SCORERS:
     raise ValueError(f'There is no scorer {scorer!r}; there are {", ".join(SCORERS)}.')
   artifact = artifact_lib.open_artifact(folder)
-  schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
-  model = served.build(artifact.manifest['model'], schema)
-  _check_plan(artifact, model)
+  try:
+    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+    model = served.build(artifact.manifest['model'], schema)
+    _check_plan(artifact, model)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{artifact.folder / artifact_lib.MANIFEST} does not describe a model that this version can '
+      f'read ({error!r}). Export the model again.'
+    ) from error
   # Imported when chosen: the NumPy scorer must not need jax, nor either of them ONNX Runtime.
   make = importlib.import_module(f'ctr_jax.serve.{scorer}_scorer').make
   return Scorer(artifact, model, make(artifact, model))

@@ -13,11 +13,6 @@ from tests.serve import cases
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-  return cases.encoded(tmp_path_factory.mktemp('raw'))
-
-
-@pytest.fixture(scope='module')
 def scorer(data, tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported') / 'model'
   return serve.open(export.write(folder, *cases.model(data[0]), data[0]), 'numpy')

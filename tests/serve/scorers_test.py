@@ -18,12 +18,6 @@ without_onnx = not all(importlib.util.find_spec(name) for name in ('onnx', 'onnx
 needs_onnx = pytest.mark.skipif(without_onnx, reason="onnx is an extra: 'ctr_jax[serve]'")
 
 
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-  """(encoded data set, raw rows of test)."""
-  return cases.encoded(tmp_path_factory.mktemp('raw'))
-
-
 def exported(data, folder, *chains, **net):
   made = cases.model(data[0], *chains, **net)
   return made, export.write(folder / 'model', *made, data[0])
