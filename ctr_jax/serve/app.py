@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections.abc import Sequence
 
 from starlette import applications, exceptions, requests, responses, routing
 
@@ -38,10 +39,10 @@ class Service:
       their answer, so that clients go elsewhere.
   """
 
-  def __init__(self, open_scorer, limits: Limits):
+  def __init__(self, open_scorer, limits: Limits, tried_rows: Sequence[int] = (1,)):
     self.limits = limits.check()
     self.counts = metrics.Metrics()
-    self.holder = swap.Holder(open_scorer, self.counts.loaded)
+    self.holder = swap.Holder(open_scorer, self.counts.loaded, tried_rows)
     self.batcher = batching.Batcher(limits, self.counts)
     self.draining = False
     self._held = 0

@@ -117,12 +117,20 @@ def _open():
   return worker.Remote(_ARTIFACT.value, _SCORER.value, _THREADS.value)
 
 
+def _tried_rows():
+  """Sizes of batches that the model scores before it serves: all that jax has a program for."""
+  if _SCORER.value != 'jax':
+    return (1,)
+  largest = max(_BATCH_ROWS.value, _REQUEST_ROWS.value, 1)
+  return tuple(1 << power for power in range((largest - 1).bit_length() + 1))
+
+
 def main(argv) -> None:
   """Listens and serves."""
   if len(argv) > 1:
     raise absl_app.UsageError(f'Unknown argument {argv[1]!r}.')
   try:
-    service = app.Service(_open, limits())
+    service = app.Service(_open, limits(), _tried_rows())
     listening = socket.create_server((_HOST.value, _PORT.value), backlog=2048)
   except ValueError as e:
     raise absl_app.UsageError(str(e)) from e

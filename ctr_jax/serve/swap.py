@@ -8,7 +8,7 @@ refused, and the old one goes on.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,15 +28,19 @@ class Holder:
     self,
     open_scorer: Callable[[], serve.Scorer],
     loaded: Callable[[serve.Scorer | None], None] = lambda scorer: None,
+    tried_rows: Sequence[int] = (1,),
   ):
     """Holds nothing yet.
 
     Args:
       open_scorer: opens the artifact where it lies now; may take long, and may raise.
       loaded: is told of each new model, and of each that was refused (None).
+      tried_rows: sizes of the batches that a model must score before it serves; those that it
+        compiles programs for, so that no request waits for it.
     """
     self._open = open_scorer
     self._loaded = loaded
+    self._tried_rows = tried_rows
     self._loading = asyncio.Lock()
     self._asked = 0
     self.current: serve.Scorer | None = None
@@ -66,14 +70,15 @@ class Holder:
       return True
 
   def _try(self):
-    """Opens the artifact and scores a sample without values, which also compiles its program."""
+    """Opens the artifact and scores samples without values."""
     scorer = self._open()
-    try:
-      probabilities = scorer.predict({name: [None] for name in scorer.columns})
-    except serve.BadInput:
-      return scorer  # It wants a value somewhere, and says so in words.
-    if probabilities.shape != (1,) or not np.isfinite(probabilities).all():
-      raise ValueError('The model gives no probability for a sample without values.')
+    for rows in self._tried_rows:
+      try:
+        probabilities = scorer.predict({name: [None] * rows for name in scorer.columns})
+      except serve.BadInput:
+        break  # It wants a value somewhere, and says so in words.
+      if probabilities.shape != (rows,) or not np.isfinite(probabilities).all():
+        raise ValueError('The model gives no probability for a sample without values.')
     return scorer
 
 

@@ -47,6 +47,12 @@ def test_whoever_cannot_be_opened_or_tried_is_refused(caplog):
   assert 'model one goes on: damaged' in caplog.text
 
 
+def test_it_is_tried_with_batches_of_the_sizes_asked_for():
+  scorer = standin.Standin()
+  assert asyncio.run(swap.Holder(lambda: scorer, tried_rows=(1, 2, 4)).load())
+  assert scorer.batches == [1, 2, 4]
+
+
 def test_a_model_that_wants_values_is_served():
   scorer = standin.Standin()
 
