@@ -8,7 +8,7 @@ of its own and asks from this one, on the same machine:
 
   capacity   over a few connections, each sending when it was answered: rows per second
   overload   twice as many requests per second as that, whatever is answered
-  swap       a quarter as many, while two artifacts take turns every second, and a damaged one in between
+  swap       a quarter as many, while two artifacts take turns, and a damaged one in between
   stop       half as many, and SIGTERM in the middle
   kill       SIGKILL, and the time until another process answers
 
@@ -256,8 +256,8 @@ def caption(found: dict, where: dict) -> str:
     f'{found["swap"]["swaps"]} swaps and {found["swap"]["damaged"]} damaged artifacts under load; '
     f'serving again {found["kill"]["restart_seconds"]} s after SIGKILL; of {stopped["sent"]:,} '
     f'requests that came before SIGTERM and until the drain ended, {sum(other.values())} lost, and '
-    f'status {stopped["status"]} after {stopped["seconds"]} s. Client and server on {where["cpu_cores"]} '
-    f'cores, load average {where["load_average"]:.1f} at the end, {where["date"]}. '
+    f'status {stopped["status"]} after {stopped["seconds"]} s. Client and server on '
+    f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f} at the end, {where["date"]}. '
     f'`{common.command("bench.serve_load")}`'
   )
 
