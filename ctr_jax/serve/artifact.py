@@ -211,7 +211,8 @@ def _mapped(file, entry):
   shape, dtype = tuple(entry['shape']), stored_dtype(entry['dtype'])
   if not math.prod(shape):  # Nothing cannot be mapped.
     return np.zeros(shape, dtype)
-  return np.memmap(file, dtype, 'r', shape=shape)
+  # A plain array over the mapping: each index of a memmap makes another memmap, which takes time.
+  return np.asarray(np.memmap(file, dtype, 'r', shape=shape))
 
 
 @contextlib.contextmanager

@@ -62,12 +62,13 @@ def of_texts(arrays: Mapping[str, np.ndarray]) -> Callable[[Sequence[str]], np.n
     if not asked or not len(hashes):
       return encoded
     data, begin = _joined([words[i] for i in asked])
+    lengths = np.diff(begin)
     wanted = values.hash64(data, begin)
     place = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
     alike = hashes[place] == wanted
-    alike &= start[place + 1] - start[place] == np.diff(begin)
+    alike &= start[place + 1] - start[place] == lengths
     hits = np.flatnonzero(alike)
-    same = _same(text, start[place[hits]], data, begin[hits], np.diff(begin)[hits])
+    same = _same(text, start[place[hits]], data, begin[hits], lengths[hits])
     hits = hits[same]
     encoded[np.asarray(asked)[hits]] = rows[place[hits]]
     return encoded

@@ -257,8 +257,8 @@ def caption(found: dict, where: dict) -> str:
     f'serving again {found["kill"]["restart_seconds"]} s after SIGKILL; of {stopped["sent"]:,} '
     f'requests that came before SIGTERM and until the drain ended, {sum(other.values())} lost, and '
     f'status {stopped["status"]} after {stopped["seconds"]} s. Client and server on '
-    f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f} at the end, {where["date"]}. '
-    f'`{common.command("bench.serve_load")}`'
+    f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f} at the end, '
+    f'{where["date"]}. `{common.command("bench.serve_load")}`'
   )
 
 

@@ -165,7 +165,7 @@ def test_arrays_are_mapped_and_read_only(whole):
   opened = artifact.open_artifact(whole)
   for array in opened.arrays.values():
     assert not array.flags.writeable or not array.size
-    assert isinstance(array, np.memmap) or not array.size
+    assert isinstance(array.base, np.memmap) or not array.size
 
 
 def test_bytes_of_plan_arrays_and_files(whole, made):
