@@ -6,7 +6,7 @@ r"""The HTTP server under more load than it can bear, while models are swapped, 
 Serves a DeepFM model of 7 features (int8 tables, vocabularies of up to 50,000 values) in a process
 of its own and asks from this one, on the same machine:
 
-  capacity   over a few connections, each sending when it was answered: rows per second
+  capacity   over 8 connections, each sending when it was answered: all that it can score
   overload   twice as many requests per second as that, whatever is answered
   swap       a quarter as many, while two artifacts take turns, and a damaged one in between
   stop       half as many, and SIGTERM in the middle
@@ -40,7 +40,7 @@ _LATENCY_MS = flags.DEFINE_float('latency_ms', 200.0, "The server's --max_latenc
 _SCORER = flags.DEFINE_enum('serving', 'numpy', ['numpy', 'jax', 'onnx'], "The server's --scorer.")
 _OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_serve_load.json'), 'Where to write.')
 
-_CONNECTIONS, _DISTINCT = 4, 40
+_CONNECTIONS, _DISTINCT = 8, 40
 _BEFORE_S, _DRAIN_S = 2, 1
 # Probabilities of a batch are not those of its parts to the last bit: products round otherwise.
 _TOLERANCE = 1e-5
