@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_BACK_OFF_S = 0.05
+
 Check = Callable[[int, dict], bool]
 """(number of the body, decoded answer) → whether the probabilities are right."""
 
@@ -64,13 +66,18 @@ class Client:
     return await asyncio.gather(*tasks)
 
   async def in_turns(self, connections: int, seconds: float) -> list[Sent]:
-    """Sends over so many connections, on each as soon as it was answered (a closed loop)."""
+    """Sends over so many connections, on each when it was answered (a closed loop).
+
+    After a refusal it waits a little, as clients should: at once, they would ask for refusals only.
+    """
     end = time.perf_counter() + seconds
 
     async def turns(number):
       found = []
       while (now := time.perf_counter()) < end:
         found.append(await self._send(number + connections * len(found), now))
+        if found[-1].status == 503:
+          await asyncio.sleep(_BACK_OFF_S)
       return found
 
     return list(itertools.chain(*await asyncio.gather(*map(turns, range(connections)))))
