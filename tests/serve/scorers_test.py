@@ -9,7 +9,7 @@ import jax.export
 import numpy as np
 import pytest
 
-from ctr_jax import serve
+from ctr_jax import compress, serve
 from ctr_jax.compress import hashing as jax_hashing
 from ctr_jax.serve import artifact, export, hashing
 from tests.serve import cases
@@ -129,8 +129,6 @@ def test_hashes_have_the_same_bits():
 
 
 def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
-  from ctr_jax import compress
-
   made = cases.model(data[0], compress.tensor_train(2))
   with pytest.raises(ValueError, match="Table 'user': tensor_train has no decode without jax"):
     export.write(tmp_path / 'model', *made, data[0])
