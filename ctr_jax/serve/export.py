@@ -25,7 +25,7 @@ from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import columns
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import forward, nets, pairs_export, served, techniques, vocabulary, writing
+from ctr_jax.serve import forward, nets, pairs_export, served, trees, vocabulary, writing
 from ctr_jax.tables import leaf as leaf_lib
 
 Vocabulary = Callable[[str], Sequence[str] | None]
@@ -73,7 +73,7 @@ def write(
       entries[path] = writing.entry(path, array)
       files[name] = writing.file(made, name, writing.blocks(array))
     kept = leaf_lib.flatten({table: stored[table] for table in host.codecs})
-    program = forward.program(model, host, kept, techniques.nested(_net(net)))
+    program = forward.program(model, host, kept, trees.nested(_net(net)))
     packed = zlib.compress(program, 9)
     files[artifact_lib.FORWARD] = writing.file(made, artifact_lib.FORWARD, [packed])
     manifest = {
@@ -141,7 +141,7 @@ def _check(host, model):
 
 
 def _net(net):
-  return {path: x for path, x in techniques.flatten(net).items() if hasattr(x, 'shape')}
+  return {path: x for path, x in trees.flatten(net).items() if hasattr(x, 'shape')}
 
 
 def _looked_up(model, source, pairs):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import export
 
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import served, techniques
+from ctr_jax.serve import served, trees
 
 
 def make(artifact: artifact_lib.Artifact, model: served.Model):
@@ -26,7 +26,7 @@ def make(artifact: artifact_lib.Artifact, model: served.Model):
     {path: _placed(x, artifact.dtype(prefix + path)) for path, x in artifact.within(prefix).items()}
     for prefix in ('tables/', 'net/')
   )
-  net = techniques.nested(net)
+  net = trees.nested(net)
 
   def score(inputs: served.Inputs) -> np.ndarray:
     rows = len(next(iter(inputs.index.values())))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ctr_jax.serve import artifact, nets, onnx_graph, served, techniques
+from ctr_jax.serve import artifact, nets, onnx_graph, served, trees
 
 _FLOATS = ('float16', 'bfloat16', 'float32')
 
@@ -68,5 +68,5 @@ def _ways(path, model):
   """(ways,) of an address that has several rows for each id, else ()."""
   table = path.split('/')[0]
   address = {table: model.codecs[table].address(np.zeros((1, 1), np.int32))}
-  index = techniques.flatten(address)[path]
+  index = trees.flatten(address)[path]
   return index.shape[2:]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import techniques
+from ctr_jax.serve import techniques, trees
 
 Made = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -81,14 +81,14 @@ def _vectors(artifact, described, feature):
   stored = artifact.within(f'vectors/{table}/') or {'': artifact.arrays[f'vectors/{table}']}
 
   def read(ids):
-    index, rows = techniques.flatten(codec.address(ids[:, None])), {}
-    for path, x in techniques.flatten(codec.plan).items():
+    index, rows = trees.flatten(codec.address(ids[:, None])), {}
+    for path, x in trees.flatten(codec.plan).items():
       at = index[path]
       found = (
         stored[path] if at is techniques.WHOLE else stored[path][np.minimum(at, x.shape[0] - 1)]
       )
       rows[path] = artifact_lib.loaded(np.asarray(found), x.dtype)
-    return codec.decode(np, techniques.unflatten(codec.plan, rows))[:, 0]
+    return codec.decode(np, trees.unflatten(codec.plan, rows))[:, 0]
 
   return read
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import columns
-from ctr_jax.serve import pairs, techniques
+from ctr_jax.serve import pairs, trees
 
 
 class Vectors(NamedTuple):
@@ -102,6 +102,6 @@ def _described(vectors):
 
 def _arrays(vectors):
   kept = {t: vectors.stored[t] for t in _used(vectors)}
-  arrays = {f'vectors/{p}': np.asarray(x) for p, x in techniques.flatten(kept).items()}
-  cross = techniques.flatten(vectors.cross)
+  arrays = {f'vectors/{p}': np.asarray(x) for p, x in trees.flatten(kept).items()}
+  cross = trees.flatten(vectors.cross)
   return arrays | {f'cross/{p}': np.asarray(x) for p, x in cross.items()}

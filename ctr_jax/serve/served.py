@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.serve import techniques
+from ctr_jax.serve import techniques, trees
 
 
 class Model(NamedTuple):
@@ -63,7 +63,7 @@ def build(described: Mapping[str, Any], schema: schema_lib.Schema) -> Model:
     dict(described['widths']),
     dict(described['rows']),
     codecs,
-    techniques.flatten(plan),
+    trees.flatten(plan),
     dict(described['net']),
   )
 
@@ -98,7 +98,7 @@ def inputs(model: Model, columns: Mapping[str, np.ndarray]) -> Inputs:
   index = {}
   for table, ids in reads.items():
     address = {table: model.codecs[table].address(np.concatenate(ids, axis=1))}
-    for path, at in techniques.flatten(address).items():
+    for path, at in trees.flatten(address).items():
       if at is not techniques.WHOLE:
         # What reads nothing is told by a row too many, and masked after the gather.
         index[path] = np.minimum(at, model.leaves[path].shape[0] - 1).astype(np.int32)
@@ -135,8 +135,8 @@ def logits(
   parts = {}
   for table, codec in model.codecs.items():
     own = {table: codec.plan}
-    gathered = {p: rows[p] for p in techniques.flatten(own)}
-    vectors_BxRxD = codec.decode(xp, techniques.unflatten(own, gathered)[table])
+    gathered = {p: rows[p] for p in trees.flatten(own)}
+    vectors_BxRxD = codec.decode(xp, trees.unflatten(own, gathered)[table])
     start = 0
     for feature, width in model.sharing(table):
       parts[feature.name] = _pooled(xp, feature, vectors_BxRxD, start, width, values)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctr_jax.serve import hashing
+from ctr_jax.serve import hashing, trees
 
 WHOLE = ...
 
@@ -48,38 +48,6 @@ class Codec(NamedTuple):
   plan: Any
   address: Callable[[np.ndarray], Any]
   decode: Callable[[Any, Any], Any]
-
-
-def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
-  """`{path: tip}` of nested dicts; a bare tip has the path `prefix`."""
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  flat = {}
-  for name in sorted(tree):
-    flat.update(flatten(tree[name], f'{prefix}/{name}' if prefix else name))
-  return flat
-
-
-def unflatten(like: Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
-  """The inverse of `flatten`, in the structure of `like`."""
-  if not isinstance(like, Mapping):
-    return flat[prefix]
-  return {
-    name: unflatten(child, flat, f'{prefix}/{name}' if prefix else name)
-    for name, child in like.items()
-  }
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Nested dicts of what is named by paths; the inverse of `flatten` where no node is empty."""
-  tree: dict[str, Any] = {}
-  for path, tip in flat.items():
-    *parts, last = path.split('/')
-    node = tree
-    for part in parts:
-      node = node.setdefault(part, {})
-    node[last] = tip
-  return tree
 
 
 def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
@@ -123,12 +91,12 @@ def _chain(leaf, links):
 
 
 def _link(first, link):
-  plan = flatten(first.plan)
+  plan = trees.flatten(first.plan)
   parts = {p: build(link, x) if x.is_table else _same(x) for p, x in plan.items()}
 
   def each(function, tree):
-    flat = flatten(tree) if isinstance(tree, Mapping) else {'': tree}
-    return unflatten(first.plan, {p: function(p, flat[p]) for p in parts})
+    flat = trees.flatten(tree) if isinstance(tree, Mapping) else {'': tree}
+    return trees.unflatten(first.plan, {p: function(p, flat[p]) for p in parts})
 
   def address(path, index):
     if index is WHOLE:
@@ -137,10 +105,10 @@ def _link(first, link):
 
   def decode(xp, rows):
     made = {p: part.decode(xp, _at(rows, p)) for p, part in parts.items()}
-    return first.decode(xp, unflatten(first.plan, made))
+    return first.decode(xp, trees.unflatten(first.plan, made))
 
   return Codec(
-    plan=unflatten(first.plan, {p: part.plan for p, part in parts.items()}),
+    plan=trees.unflatten(first.plan, {p: part.plan for p, part in parts.items()}),
     address=lambda ids: each(address, first.address(ids)),
     decode=decode,
   )
@@ -156,13 +124,13 @@ def _where_read(reads, plan, address):
   """`address` where `reads` is true; elsewhere every leaf's number of rows, which reads nothing."""
   if reads.all():
     return address
-  leaves, found = flatten(plan), {}
-  for path, index in flatten(address).items():
+  leaves, found = trees.flatten(plan), {}
+  for path, index in trees.flatten(address).items():
     if index is not WHOLE:
       mask = reads.reshape(reads.shape + (1,) * (index.ndim - reads.ndim))
       index = np.where(mask, index, np.int32(leaves[path].shape[0]))
     found[path] = index
-  return unflatten(plan, found)
+  return trees.unflatten(plan, found)
 
 
 def _hash_trick(leaf, buckets, seed):
@@ -256,7 +224,7 @@ def _partition(leaf, starts, parts):
         total = xp.where(xp.take(which, [i], axis=-1), vectors, rest)
     return total
 
-  if all(not flatten(codec.plan) for codec in codecs.values()):
+  if all(not trees.flatten(codec.plan) for codec in codecs.values()):
     raise ValueError('A partition of nothing but drop() is not served: drop the table itself.')
   return Codec(plan, address, decode)
 
@@ -331,6 +299,22 @@ def _unpacked(xp, packed, bits, n):
   return xp.take(codes, np.arange(n), axis=-1)
 
 
+def _memcom(leaf, buckets, bias):
+  rows, cols = leaf.shape
+  stored = min(buckets, rows)
+  scalars = ('multiplier', 'bias') if bias else ('multiplier',)
+  plan = dict.fromkeys(scalars, leaf._replace(shape=(rows,), axes=('row',)))
+  plan['shared'] = leaf._replace(shape=(stored, cols))
+
+  def decode(xp, rows):
+    vectors = rows['shared'] * xp.expand_dims(rows['multiplier'], -1)
+    return vectors + xp.expand_dims(rows['bias'], -1) if bias else vectors
+
+  return Codec(
+    plan, lambda ids: dict.fromkeys(scalars, ids) | {'shared': ids % np.int32(stored)}, decode
+  )
+
+
 def _droprank(leaf, weight, per, temperature, start, anneal):
   del weight, temperature, start, anneal  # Of training.
   gate = Leaf((1,) if per == 'field' else (leaf.shape[1],), 'float32', ('gate',))
@@ -364,6 +348,7 @@ TECHNIQUES = {
   'low_rank': _low_rank,
   'cast': _cast,
   'int_quantize': _int_quantize,
+  'memcom': _memcom,
   'droprank': _droprank,
   'fscd': _fscd,
 }

@@ -212,6 +212,8 @@ CHAINS = {
   'int2': Q(2),
   'int8_symmetric': Q(8, offset=False),
   'int4_symmetric': Q(4, offset=False),
+  'memcom': compress.memcom(9),
+  'memcom_float16': C(compress.memcom(9, bias=False), compress.cast('float16')),
   'droprank': C(compress.droprank(), HASH),
   'droprank_column': compress.droprank(per='column'),
   'fscd': C(compress.fscd(1e-3), Q(8)),

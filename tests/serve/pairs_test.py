@@ -8,7 +8,7 @@ from ctr_jax import compress, models, predict, serve
 from ctr_jax.data import beside, crosses
 from ctr_jax.graphs import pcf_gnn
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import export, pairs, pairs_export, techniques
+from ctr_jax.serve import export, pairs, pairs_export, trees
 from ctr_jax.tables import leaf
 from tests.serve import cases
 
@@ -94,6 +94,6 @@ def test_scores_of_node_vectors(method):
 
 def decode(codec, stored):
   ids = np.arange(12, dtype=np.int32)
-  rows = techniques.flatten(stored)
-  index = techniques.flatten(codec.address(ids))
+  rows = trees.flatten(stored)
+  index = trees.flatten(codec.address(ids))
   return np.asarray(codec.decode({p: np.asarray(x)[index[p]] for p, x in rows.items()}))

@@ -3,13 +3,15 @@
 import importlib.util
 import subprocess
 import sys
+import zlib
 
+import jax.export
 import numpy as np
 import pytest
 
-from ctr_jax import serve
+from ctr_jax import compress, serve
 from ctr_jax.compress import hashing as jax_hashing
-from ctr_jax.serve import export, hashing
+from ctr_jax.serve import artifact, export, hashing
 from tests.serve import cases
 
 # Relative to the largest logit.
@@ -93,6 +95,32 @@ assert not loaded & {{'jax', 'jaxlib', 'flax', 'ibis', 'duckdb', 'pyarrow', 'onn
   np.testing.assert_array_equal(np.float32(eval(done.stdout)), expected)
 
 
+def test_the_program_is_for_any_batch_on_three_platforms(data, tmp_path):
+  _, folder = exported(data, tmp_path, cases.CHAINS['multi_hash_int8'])
+  opened = artifact.open_artifact(folder)
+  program = jax.export.deserialize(bytearray(zlib.decompress(opened.read(artifact.FORWARD))))
+  assert program.platforms == ('cpu', 'cuda', 'tpu')
+  assert str(program.out_avals[0].shape) == '(batch,)'
+  # Stored arrays are arguments: the program has no constant so large that it is printed as bytes.
+  assert 'dense<"0x' not in program.mlir_module()
+
+
+@needs_onnx
+def test_the_graph_is_valid_and_holds_no_table(data, tmp_path):
+  import onnx
+
+  _, folder = exported(data, tmp_path, cases.CHAINS['hot_cold_int8'], net='dcn')
+  onnx.checker.check_model(str(folder / artifact.ONNX), full_check=True)
+  model = onnx.load(str(folder / artifact.ONNX), load_external_data=False)
+  assert [x.version for x in model.opset_import] == [18]
+  held = [x for x in model.graph.initializer if not x.external_data]
+  assert max(len(x.raw_data) for x in held) < 1000
+  named = {x.external_data[0].value for x in model.graph.initializer if x.external_data}
+  assert all((folder / name).is_file() for name in named)
+  arrays = artifact.open_artifact(folder).manifest['arrays']
+  assert named == {f'{p}.bin' for p in arrays if p.startswith(('tables/', 'net/'))}
+
+
 def test_hashes_have_the_same_bits():
   ids = np.arange(-1, 5000, dtype=np.int32)
   for seed in (0, 1, 2**31, -3):
@@ -101,8 +129,6 @@ def test_hashes_have_the_same_bits():
 
 
 def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
-  from ctr_jax import compress
-
   made = cases.model(data[0], compress.tensor_train(2))
   with pytest.raises(ValueError, match="Table 'user': tensor_train has no decode without jax"):
     export.write(tmp_path / 'model', *made, data[0])
