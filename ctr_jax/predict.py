@@ -222,9 +222,9 @@ def _split(model, decoded, values):
     sharing = [f for f in model.features if f.table == table]
     widths = _widths(model, table, values)
     batch = reads.shape[0] // sum(widths)
-    ends = np.cumsum(widths)[:-1] * batch
+    sizes = [width * batch for width in widths]
     # One split, not a slice for each: the backward pass of a slice is as large as all reads.
-    split = jnp.split(reads, ends) if len(sharing) > 1 else [reads]
+    split = jax.lax.split(reads, sizes) if len(sharing) > 1 else [reads]
     parts |= {f.name: x for f, x in zip(sharing, split, strict=True)}
   return parts
 

@@ -11,10 +11,11 @@ import dataclasses
 from absl import flags
 
 from ctr_jax import models
-from experiments import budgets, common, report, settings, trials
+from experiments import budgets, common, exporting, report, settings, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(budgets)
+flags.adopt_module_key_flags(exporting)
 _NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', None, ['rows', 'dense'], 'rows: touched rows move; dense: Adam over whole tables.'
@@ -43,6 +44,7 @@ def trial() -> trials.Trial:
 
 
 def main() -> None:
+  exporting.check()
   source = common.source()
   with common.workdir('baseline') as folder:
     chosen, links, name = trial(), [], f'baseline_{common.data_name()}_{_NET.value}'
@@ -55,6 +57,7 @@ def main() -> None:
     found = common.result('baseline', source, rows, **common.best_possible(source))
     common.save(folder, found, name)
     print(f'\n{report.ladder(found)}\n\n{report.caption(found)}')
+    exporting.run(chosen, source, folder, links)
 
 
 if __name__ == '__main__':

@@ -98,7 +98,7 @@ WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form',
+  'only', 'seeds_at_once', 'seeds_form', 'export',
 }  # fmt: skip
 
 
@@ -255,7 +255,9 @@ def environment() -> dict[str, Any]:
 
 def command(experiment: str) -> str:
   """The command that made a result, without folders of one machine."""
-  hidden = tuple(f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug'))
+  hidden = tuple(
+    f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export')
+  )
   arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 

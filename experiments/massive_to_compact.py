@@ -3,6 +3,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
   python -m experiments.massive_to_compact                        # synthetic clicks, nothing needed
   python -m experiments.massive_to_compact --data=frappe_x1 --seeds=3
   python -m experiments.massive_to_compact --data=frappe_x1 --nocrosses    # two rungs: hash, round
+  python -m experiments.massive_to_compact --export=model         # and the rounded model, to serve
 
   massive              full tables, an id for each pair of values of some pairs of features, and the
                        past click rate of each pair, looked up
@@ -26,10 +27,12 @@ from absl import flags
 
 from ctr_jax import compress
 from ctr_jax.data import columns
-from experiments import common, crossed, pcf, report, selection, settings, trials
+from ctr_jax.serve import pairs_export
+from experiments import common, crossed, exporting, pcf, report, selection, settings, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(crossed)
+flags.adopt_module_key_flags(exporting)
 flags.adopt_module_key_flags(pcf)
 flags.adopt_module_key_flags(selection)
 _NET = flags.DEFINE_string('net', 'dcn', 'dnn, deepfm, dcn or dcnv2; without crosses any net.')
@@ -58,11 +61,15 @@ def hashed(source: columns.Source) -> tuple[tuple[str, compress.Technique], ...]
 
 
 class Rung(NamedTuple):
-  """What makes the data that it reads, what makes its trial, and links measured after it."""
+  """What makes the data that it reads, what makes its trial, and links measured after it.
+
+  With `vectors`, what an export needs for the scores among its columns.
+  """
 
   source: Callable[[], columns.Source]
   trial: Callable[[columns.Source], trials.Trial]
   links: list = []
+  vectors: Callable[[], pairs_export.Vectors | None] = lambda: None
 
 
 def ladder(source: columns.Source) -> list[Rung]:
@@ -112,7 +119,12 @@ def ladder(source: columns.Source) -> list[Rung]:
     Rung(scored, _same('PCF-GNN', **related)),
     Rung(small, _same('node vectors in int8', **related)),
     Rung(small, selected('selected features', (('.*', compress.identity()),))),
-    Rung(small, selected('multi-hash', rules), quantized),
+    Rung(
+      small,
+      selected('multi-hash', rules),
+      quantized,
+      lambda: pcf.served(source, pairs, pcf.config('gnn'), pcf.INT8),
+    ),
     Rung(lambda: source, _same(report.BESIDE, **shared)),
   ]
 
@@ -123,18 +135,25 @@ def _same(name, **options):
 
 
 def main() -> None:
+  exporting.check()
   source = common.source()
   with common.workdir('massive_to_compact') as folder:
-    rows = []
+    rows, compact = [], None
     for rung in ladder(source):
       data = rung.source()
-      rows += trials.run(rung.trial(data), data, folder, common.seeds(), rung.links)
+      trial = rung.trial(data)
+      rows += trials.run(trial, data, folder, common.seeds(), rung.links)
+      if rung.links:
+        compact = (trial, data, folder, rung.links, rung.vectors)
     found = common.result('massive_to_compact', source, rows, **common.best_possible(source))
     common.save(folder, found, f'massive_to_compact_{common.data_name()}')
     text = f'{report.ladder(found)}\n\n{report.caption(found)}\n'
     (folder / 'report.md').write_text(text)
     report.figure(found, folder / 'report.png')
     print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+    if exporting.EXPORT.value:
+      *what, vectors = compact
+      exporting.run(*what, vectors())
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import additions, beside, columns, crosses
 from ctr_jax.data import history as history_lib
 from ctr_jax.graphs import graph as graph_lib
+from ctr_jax.serve import pairs_export
 from ctr_jax.tables import gather, leaf
 from ctr_jax.train import pretrain
 from experiments import common, crossed
@@ -75,6 +76,24 @@ def trained(source, chosen, config: pretrain.Config, seed: int = 0):
     some = any(len(x.u) for x in known.pairs)
     made[known.period] = train(known, l2) if some else None
   return made
+
+
+def served(
+  source: columns.Source, chosen, config: pretrain.Config, technique: codec_lib.Technique | None
+) -> pairs_export.Vectors:
+  """What an exported model needs to score pairs as `with_scores` does."""
+  found = trained(source, chosen, config)[None]
+  technique = technique or compress.identity()
+  tables = found.graph.split(found.vectors)
+  return pairs_export.Vectors(
+    relations=found.graph.relations,
+    tables=found.graph.tables,
+    technique=technique,
+    shapes={table: x.shape for table, x in tables.items()},
+    stored={t: technique(leaf.Leaf(x.shape)).encode(x) for t, x in tables.items()},
+    method=config.method,
+    cross=found.cross,
+  )
 
 
 def stored(found: pretrain.Pretrained, technique: codec_lib.Technique | None):

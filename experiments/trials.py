@@ -243,6 +243,14 @@ def train(
   return trial, Outcome(trial.model(source), trial.rules, stored, net), trained.position
 
 
+def outcome(
+  trial: Trial, source: columns.Source, workdir: pathlib.Path, seed: int, link: Any = None
+) -> Outcome:
+  """What `train` gives, in the form of a link where one is given: what is served."""
+  trial, found, _ = train(trial, source, workdir, seed)
+  return found if link is None else _served(trial, found, source, link)
+
+
 def together(trial: Trial, source: columns.Source, workdir: pathlib.Path, seeds: list[int]) -> None:
   """Trains seeds at once, so that `train` finds each of them done; stages before it likewise.
 

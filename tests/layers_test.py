@@ -17,6 +17,7 @@ LAYERS = {
   'graphs': {'data'},
   'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
   'evaluate': {'predict', 'data', 'tables'},
+  'serve': {'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns'},
 }
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
 # engine; a bare accelerator image has neither it nor plotting.
@@ -31,6 +32,7 @@ FORBIDDEN = {
   'graphs': {'optax', 'orbax'} | ETL | PLOT,
   'train': {'jraph'} | ETL | PLOT,
   'evaluate': {'orbax', 'jraph'} | ETL | PLOT,
+  'serve': {'optax', 'orbax', 'jraph'} | (ETL - {'pyarrow'}) | PLOT,
 }
 # Read by whoever trains and serves: no ETL engine there either. (A vocabulary is a Parquet file,
 # which pyarrow alone can read.)
@@ -70,6 +72,24 @@ def test_imports_point_one_way(path):
       inner = name.removeprefix('ctr_jax.')
       allowed = LAYERS[here] | {here}
       assert any(inner == a or inner.startswith(f'{a}.') for a in allowed), f'{path.name}: {name}'
+
+
+# Of the folder that scores, the files that may use jax; the others must run without it.
+JAX_SERVES = {'export', 'forward', 'jax_scorer', 'pairs_export'}
+
+
+def _scoring():
+  found = sorted((PROJECT / 'ctr_jax' / 'serve').glob('*.py'))
+  return [path for path in found if path.stem not in JAX_SERVES]
+
+
+@pytest.mark.parametrize('path', _scoring(), ids=lambda p: p.stem)
+def test_serving_needs_no_jax(path):
+  for name in imports(path):
+    assert name.split('.')[0] not in {'jax', 'jaxlib', 'flax'}, name
+    inner = name.removeprefix('ctr_jax.')
+    assert inner.split('.')[0] not in {'tables', 'predict', 'compress'}, name
+    assert inner.removeprefix('serve.') not in JAX_SERVES or path.stem == 'score', name
 
 
 @pytest.mark.parametrize('name', BARE)

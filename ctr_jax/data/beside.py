@@ -46,6 +46,11 @@ class Beside:
       found |= part.read(split, own, start, stop)
     return {name: found[name] for name in names}
 
+  def owner(self, name: str) -> columns.Source:
+    """The source that a feature is a column of."""
+    part = self._owner.get(name, self._base)
+    return part.owner(name) if isinstance(part, Beside) else part
+
   def lookup_bytes(self, names: Sequence[str]) -> int:
     """Bytes of the lookups that serving these features needs."""
     needed = set(names)

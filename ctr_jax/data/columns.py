@@ -89,18 +89,26 @@ class Columns:
 
   def vocabulary(self, table: str) -> tuple[list[str], np.ndarray]:
     """(values, their counts in train) of rows 1, 2, ... of a table of id, ids or bucket."""
-    # Only this needs Arrow, which training and evaluation can do without.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     name = f'vocabulary/{table}.parquet'
     if name not in self.manifest['files']:
       raise KeyError(f'Table {table!r} of {self.path} has no vocabulary: it is hashed or numeric.')
+    read = self._parquet(name)
+    return read['value'].to_pylist(), read['count'].to_numpy()
+
+  def lookup(self, name: str) -> dict[str, np.ndarray]:
+    """What serving looks up of a statistic: u, v, lift and seen, see `crosses`."""
+    read = self._parquet(f'lookup/{name}.parquet')
+    return {column: read[column].to_numpy() for column in read.column_names}
+
+  def _parquet(self, name):
+    """A table in Arrow, which training and evaluation can do without; its file is checked."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     data = storage.read_bytes(self.path, name)
     if hashlib.sha256(data).hexdigest() != self.manifest['files'][name][1]:
       raise ValueError(f'{self.path}/{name} is damaged. Remove {self.path} and encode again.')
-    read = pq.read_table(pa.BufferReader(data))
-    return read['value'].to_pylist(), read['count'].to_numpy()
+    return pq.read_table(pa.BufferReader(data))
 
   def read(self, split: str, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
     """Samples start..stop of a split; see `Source.read`."""

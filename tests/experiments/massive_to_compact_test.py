@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+from ctr_jax import serve
+
 PROJECT = pathlib.Path(__file__).parent.parent.parent
 
 
@@ -16,7 +18,7 @@ def run(*arguments):
 def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--seeds=2')
   flags += ('--core_rows=100', '--net=fm', '--nocrosses')
-  done = run(*flags, f'--workdir={tmp_path}')
+  done = run(*flags, f'--workdir={tmp_path}', f'--export={tmp_path / "model"}')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
   massive, hashed, compact = found['rows']
@@ -31,6 +33,9 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   assert 'best possible' in done.stdout
   assert (tmp_path / 'report.md').read_text() in done.stdout
   assert (tmp_path / 'report.png').stat().st_size > 5000
+  served = serve.open(tmp_path / 'model')
+  assert served.manifest['bytes']['tables'] == compact['bytes']
+  assert served.predict({name: [1, None] for name in served.columns}).shape == (2,)
   again = run(*flags, f'--workdir={tmp_path}')
   assert again.returncode == 0, again.stderr
   assert 'already done' in again.stderr

@@ -1,0 +1,81 @@
+"""Raw columns → the columns of a model's features: looked up, transformed, made of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.data import values
+from ctr_jax.serve import artifact as artifact_lib
+from ctr_jax.serve import pairs, raw_values, served, vocabulary
+
+
+class Encoder:
+  """What an artifact knows of raw values.
+
+  Attributes:
+    columns: raw column → kind of the feature that reads it.
+  """
+
+  columns: dict[str, str]
+
+  def __init__(self, artifact: artifact_lib.Artifact, model: served.Model):
+    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+    described = artifact.manifest['model']
+    made = described['made']
+    bases = dict.fromkeys(x for how in made.values() for x in (how['first'], how['second']))
+    own = [f.name for f in model.features if f.name not in made]
+    self._features = [schema.feature(name) for name in dict.fromkeys([*own, *bases])]
+    self._widths = model.widths
+    self._find = {
+      f.name: _finder(artifact, f, described['all_rows'].get(f.table)) for f in self._features
+    }
+    self._made = {
+      name: (how['first'], how['second'], _maker(artifact, schema.feature(name), how))
+      for name, how in made.items()
+    }
+    self.columns = raw_values.kinds(self._features)
+    self._known = (raw_values.known(schema) - made.keys()) | self.columns.keys()
+
+  def encode(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Raw values → feature → column, as an encoded data set has it (`columns.Source.read`).
+
+    Raises:
+      BadInput: see `Scorer.predict`.
+    """
+    raw_values.check(columns, tuple(self.columns), self._known)
+    encoded = {
+      f.name: raw_values.encode(
+        f, columns[f.column], self._widths.get(f.name, 0), self._find[f.name]
+      )
+      for f in self._features
+    }
+    return encoded | {
+      name: make(encoded[first], encoded[second])
+      for name, (first, second, make) in self._made.items()
+    }
+
+
+def _finder(artifact, feature, rows) -> Callable[[Any], np.ndarray] | None:
+  """Values of a feature → rows of its table; None for kinds that look nothing up."""
+  if feature.kind in ('hash', 'numeric'):
+    return None
+  arrays = artifact.within(f'vocabulary/{feature.table}/')
+  if not arrays:
+    return vocabulary.of_row_numbers(rows)
+  of = vocabulary.of_numbers if feature.kind == 'bucket' else vocabulary.of_texts
+  return of(arrays)
+
+
+def _maker(artifact, feature, how) -> pairs.Made:
+  """(u, v) → a column that is made of them."""
+  if how['by'] == 'statistic':
+    return pairs.statistic(artifact.within(f'lookup/{how["lookup"]}/'), how['column'])
+  if how['by'] == 'score':
+    return pairs.score(artifact, artifact.manifest['model']['vectors'], how['relation'])
+  if feature.kind == 'hash':
+    return pairs.cross(lambda texts: values.hash_rows(feature, texts))
+  return pairs.cross(vocabulary.of_texts(artifact.within(f'vocabulary/{feature.table}/')))

@@ -1,0 +1,200 @@
+"""Raw values → the columns that a model reads, exactly as `ctr_jax.data.encode` makes them.
+
+The transforms are the same functions (`data.values`); what the ETL engine does there, parsing and
+joining, is done here in Python and NumPy, and a test compares the two on raw rows.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.data import values
+
+_LARGEST = 3.4028234e38  # float32's, of `data.raw`.
+_NUMBER = re.compile(r'\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
+
+
+class BadInput(ValueError):
+  """Raw values that cannot be scored; the message names the column, the row and the remedy."""
+
+
+def kinds(features: Sequence[schema_lib.Feature]) -> dict[str, str]:
+  """Raw column → kind of the (first) feature that reads it."""
+  found: dict[str, str] = {}
+  for feature in features:
+    found.setdefault(feature.column, feature.kind)
+  return found
+
+
+def known(schema: schema_lib.Schema) -> set[str]:
+  """Every raw column that the schema knows, read or not."""
+  clock = {schema.split.column} if schema.split.column else set()
+  return {f.column for f in schema.features} | {schema.label, *schema.ignore} | clock
+
+
+def check(columns: Mapping[str, Sequence[Any]], needed: Sequence[str], allowed: set[str]) -> int:
+  """Rows of the columns, if all that are needed are there, none is unknown, and lengths agree.
+
+  Raises:
+    BadInput: they do not.
+  """
+  if not isinstance(columns, Mapping):
+    raise BadInput(f'Columns are a mapping of name → values, got {type(columns).__name__}.')
+  unknown = sorted(str(name) for name in columns if name not in allowed)
+  if unknown:
+    raise BadInput(
+      f'Column {unknown[0]!r} is unknown; the model reads {", ".join(needed)}. Leave it out.'
+    )
+  lengths = {}
+  for name in needed:
+    if name not in columns:
+      raise BadInput(
+        f'Column {name!r} is missing; give a value for each row, None where there is none.'
+      )
+    if isinstance(columns[name], (str, bytes)) or not hasattr(columns[name], '__len__'):
+      raise BadInput(
+        f'Column {name!r} is a {type(columns[name]).__name__}, not a list of values, one for each '
+        'row.'
+      )
+    lengths[name] = len(columns[name])
+  first = needed[0]
+  for name, length in lengths.items():
+    if length != lengths[first]:
+      raise BadInput(
+        f'Column {name!r} has {length} rows and column {first!r} has {lengths[first]}: every '
+        'column needs a value for each row.'
+      )
+  return lengths[first]
+
+
+def encode(
+  feature: schema_lib.Feature,
+  column: Sequence[Any],
+  width: int,
+  find: Callable[[Any], np.ndarray] | None,
+) -> np.ndarray:
+  """One feature's raw values as its column.
+
+  Args:
+    feature: says how.
+    column: str, int, float, bool or None; of kind 'ids' lists of these too.
+    width: elements kept of an `ids` feature.
+    find: values → rows, see `vocabulary`; none for hash and numeric.
+
+  Returns:
+    As `columns.Source.read`: int32 [n]; ids int32 [n, width], padded with -1; numeric float32 [n].
+
+  Raises:
+    BadInput: a value is of a wrong type, or is not the number that it should be.
+  """
+  if feature.kind in ('id', 'hash'):
+    words = [_text(x, feature.column, row) for row, x in enumerate(column)]
+    return find(words) if feature.kind == 'id' else values.hash_rows(feature, words)
+  if feature.kind == 'ids':
+    return _lists(feature, column, width, find)
+  found = _numbers(column, feature)
+  if feature.kind == 'numeric':
+    return found.astype(np.float32)
+  encoded = np.zeros(len(found), np.int32)
+  there = np.flatnonzero(~np.isnan(found))
+  if len(there):
+    encoded[there] = find(values.buckets(feature, found[there]))
+  return encoded
+
+
+def _text(value, column, row):
+  """What a cell says as text; an empty one is missing."""
+  if value is None:
+    return ''
+  if isinstance(value, str):
+    if not value.isascii():
+      _refuse_surrogates(value, column, row)
+    return value
+  if isinstance(value, (bool, np.bool_)):
+    return str(int(value))
+  if isinstance(value, numbers.Integral):
+    return str(int(value))
+  if isinstance(value, (float, np.floating)):
+    # The shortest digits of its own type, laid out as a double's, as the ETL engine does.
+    return repr(float(str(value)))
+  raise BadInput(
+    f'Column {column!r}, row {row}: {_shown(value)} is a {type(value).__name__}; give a text, a '
+    'number, or None where there is none.'
+  )
+
+
+def _refuse_surrogates(value, column, row):
+  try:
+    value.encode()
+  except UnicodeEncodeError:
+    raise BadInput(f'Column {column!r}, row {row}: {value!a} is not Unicode text.') from None
+
+
+def _shown(value):
+  text = repr(value)
+  return text if len(text) <= 40 else f'{text[:40]}...'
+
+
+def _lists(feature, column, width, find):
+  cells = []
+  for row, cell in enumerate(column):
+    parts = cell if isinstance(cell, (list, tuple, np.ndarray)) else [cell]
+    texts = [_text(part, feature.column, row) for part in parts]
+    elements = [word for text in texts for word in text.split(feature.separator) if word]
+    cells.append(elements[:width] or [''])  # An empty cell has one element, which is missing.
+  rows = find([word for cell in cells for word in cell])
+  counts = np.array([len(cell) for cell in cells], np.int64)
+  padded = np.full((len(cells), width), -1, np.int32)
+  padded[np.arange(width)[None] < counts[:, None]] = rows
+  return padded
+
+
+def _numbers(column, feature):
+  """float64 [n], NaN = missing, each checked as the encoder checks it."""
+  found = np.array([_number(x, feature.column, row) for row, x in enumerate(column)], np.float64)
+  bad = np.flatnonzero(np.abs(found) > _LARGEST)
+  if len(bad):
+    raise BadInput(
+      f'Column {feature.column!r}, row {bad[0]}: {found[bad[0]]} is larger than a float32 can be.'
+    )
+  if feature.kind == 'bucket' and feature.transform in ('hour', 'weekday', 'weekend'):
+    bad = np.flatnonzero(~np.isnan(found) & ~_is_time(found))
+    if len(bad):
+      raise BadInput(
+        f'Column {feature.column!r}, row {bad[0]}: {found[bad[0]]:.17g} is not a time YYMMDDHH.'
+      )
+  return found
+
+
+def _number(value, column, row):
+  if value is None:
+    return math.nan
+  try:
+    if isinstance(value, str):
+      if not value:
+        return math.nan
+      if _NUMBER.fullmatch(value):
+        return float(value)
+    elif isinstance(value, (numbers.Real, np.number, np.bool_)):
+      return float(value)
+  except (OverflowError, TypeError):
+    pass
+  raise BadInput(
+    f'Column {column!r}, row {row}: {_shown(value)} is not a number; give a number, a text of one, '
+    'or None where there is none.'
+  )
+
+
+def _is_time(x):
+  """Whether x is YYMMDDHH."""
+  with np.errstate(invalid='ignore'):
+    hour, day, month = x % 100, np.floor(x / 100) % 100, np.floor(x / 10_000) % 100
+    whole = (np.floor(x) == x) & (x >= 0) & (x <= 99_123_123)
+    return whole & (hour < 24) & (day >= 1) & (day <= 31) & (month >= 1) & (month <= 12)

@@ -1,0 +1,123 @@
+"""What a service needs of a model: `open` a folder, `predict` raw columns."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.serve import artifact as artifact_lib
+from ctr_jax.serve import encoder, served
+from ctr_jax.serve.raw_values import BadInput
+
+__all__ = ['SCORERS', 'BadInput', 'Scorer', 'open']
+
+SCORERS = ('numpy', 'jax', 'onnx')
+"""Who may score: the reference, the exported function under jit, ONNX Runtime."""
+
+Score = Callable[[served.Inputs], np.ndarray]
+
+
+class Scorer:
+  """A model that scores raw values. Made by `open`; safe to call from several threads.
+
+  Attributes:
+    columns: raw column → kind of the feature that reads it: 'id', 'ids', 'hash' (texts; numbers
+      are read as their text), 'numeric' or 'bucket' (numbers, or texts of numbers).
+    version: SHA-256 of the artifact's manifest, which names the checksum of every other file.
+    nbytes: of the stored tables and the net's parameters.
+    manifest: what the artifact says of itself.
+  """
+
+  columns: dict[str, str]
+  version: str
+  nbytes: int
+  manifest: dict[str, Any]
+
+  def __init__(self, artifact: artifact_lib.Artifact, model: served.Model, score: Score):
+    self.version, self.manifest = artifact.version, artifact.manifest
+    sizes = artifact.manifest['bytes']
+    self.nbytes = sizes['tables'] + sizes['net']
+    self._encoder = encoder.Encoder(artifact, model)
+    self.columns = self._encoder.columns
+    self._model, self._score = model, score
+
+  def predict(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """Raw values → probabilities.
+
+    Args:
+      columns: raw column → values of equal length B, each a str, int, float, bool or None (missing,
+        as is an empty text); of `ids` columns also lists of these. Every column of `self.columns`
+        is needed; others that the schema knows (the label, features that were dropped) may be
+        there and are not read.
+
+    Returns:
+      float32 [B], the probability of a click.
+
+    Raises:
+      BadInput: a value of a wrong type, unequal lengths, an unknown or a missing column.
+    """
+    x = self.logits(columns).astype(np.float64)
+    with np.errstate(over='ignore'):
+      return (1 / (1 + np.exp(-x))).astype(np.float32)
+
+  def logits(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """As `predict`, before the logistic function: float32 [B]."""
+    return self.score(self.encode(columns))
+
+  def encode(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Raw values → feature → column, as an encoded data set has it (`columns.Source.read`)."""
+    return self._encoder.encode(columns)
+
+  def score(self, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Encoded columns of B samples → logits, float32 [B]."""
+    inputs = served.inputs(self._model, encoded)
+    if not len(next(iter(inputs.index.values()))):
+      return np.zeros(0, np.float32)
+    return self._score(inputs)
+
+
+def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
+  """Opens an exported model.
+
+  Args:
+    folder: what `export.write` made.
+    scorer: 'numpy', 'jax' or 'onnx'.
+
+  Raises:
+    ValueError: the artifact is damaged, or this scorer cannot score it; the sentence says why.
+    FileNotFoundError: there is no artifact, or a file of it is missing.
+    ImportError: the scorer's package is not installed.
+  """
+  if scorer not in SCORERS:
+    raise ValueError(f'There is no scorer {scorer!r}; there are {", ".join(SCORERS)}.')
+  artifact = artifact_lib.open_artifact(folder)
+  try:
+    schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
+    model = served.build(artifact.manifest['model'], schema)
+    _check_plan(artifact, model)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f'{artifact.folder / artifact_lib.MANIFEST} does not describe a model that this version can '
+      f'read ({error!r}). Export the model again.'
+    ) from error
+  # Imported when chosen: the NumPy scorer must not need jax, nor either of them ONNX Runtime.
+  make = importlib.import_module(f'ctr_jax.serve.{scorer}_scorer').make
+  return Scorer(artifact, model, make(artifact, model))
+
+
+def _check_plan(artifact, model):
+  """The arrays are those that the chains describe."""
+  plan = {p: (list(x.shape), x.dtype) for p, x in model.leaves.items()}
+  named = {p: e for p, e in artifact.manifest['arrays'].items() if p.startswith('tables/')}
+  found = {p.removeprefix('tables/'): (e['shape'], e['dtype']) for p, e in named.items()}
+  wrong = sorted(p for p in plan.keys() | found.keys() if plan.get(p) != found.get(p))
+  if wrong:
+    raise ValueError(
+      f'{artifact.folder}: the array {wrong[0]!r} is {found.get(wrong[0])}, and its chain stores '
+      f'{plan.get(wrong[0])}. Export the model again.'
+    )

@@ -1,0 +1,151 @@
+"""A scorer in a process of its own, so that it and the event loop do not wait for each other.
+
+In one process both need Python's interpreter, and hand it to each other several times a request; on
+a busy machine each time costs milliseconds, and a server spends its time on that instead. Here a
+batch goes through a pipe and comes back. A scoring process that dies is started anew.
+
+  python -m ctr_jax.serve.worker FOLDER SCORER   # what `Remote` starts; speaks pickle
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import weakref
+
+import numpy as np
+
+from ctr_jax import serve
+
+COMMAND = (sys.executable, '-m', 'ctr_jax.serve.worker')
+
+_PROCESSES: set[subprocess.Popen] = set()
+# Of the libraries that multiply matrices; read when they are loaded.
+_THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
+
+
+class Remote:
+  """A `serve.Scorer` whose work is done by another process, which ends with it."""
+
+  def __init__(self, folder: str | pathlib.Path, scorer: str = 'numpy', threads: int = 1):
+    """Opens an artifact.
+
+    Args:
+      folder: a link is followed now: a process that is started anew opens the same artifact.
+      scorer: see `serve.open`.
+      threads: of a product of matrices.
+
+    Raises:
+      ValueError: the artifact cannot be opened, in the words of `serve.open`.
+    """
+    self._arguments = [str(pathlib.Path(folder).resolve()), scorer]
+    self._environment = {name: str(threads) for name in _THREADS} | dict(os.environ)
+    self._one_at_a_time = threading.Lock()
+    self.columns, self.version, self.nbytes = self._start()
+
+  def predict(self, columns) -> np.ndarray:
+    """See `serve.Scorer.predict`. A batch during which the process dies is scored once more."""
+    with self._one_at_a_time:
+      if self._end.alive:
+        try:
+          return self._ask(columns)
+        except (EOFError, OSError, pickle.UnpicklingError):
+          self._end()
+      if self._start()[1] != self.version:
+        self._end()
+        raise RuntimeError(f'{self._arguments[0]} holds another model than {self.version} now.')
+      return self._ask(columns)
+
+  def _start(self):
+    """Starts the process; returns the columns, version and bytes of its model."""
+    self._process = subprocess.Popen(
+      [*COMMAND, *self._arguments],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      env=self._environment,
+    )
+    _PROCESSES.add(self._process)
+    self._end = weakref.finalize(self, _end, self._process)
+    try:
+      return self._answer()
+    except (EOFError, pickle.UnpicklingError) as e:
+      self._end()
+      raise ValueError(
+        f'The scoring process ended while it opened {self._arguments[0]}; its log says why.'
+      ) from e
+    except ValueError:
+      self._end()
+      raise
+
+  def _ask(self, columns):
+    pickle.dump(columns, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+    self._process.stdin.flush()
+    return self._answer()
+
+  def _answer(self):
+    kind, value = pickle.load(self._process.stdout)
+    if kind == 'bad input':
+      raise serve.BadInput(value)
+    if kind == 'cannot open':
+      raise ValueError(value)
+    if kind == 'failed':
+      raise RuntimeError(f'In the scoring process:\n{value}')
+    return value
+
+
+def _end(process):
+  """Ends a process that nobody waits for any more; it has nothing to lose."""
+  _PROCESSES.discard(process)
+  process.kill()
+  with contextlib.suppress(OSError):
+    process.stdin.close()
+  process.stdout.close()
+  process.wait()
+
+
+def end_all() -> None:
+  """Ends every scoring process, in the middle of a batch too."""
+  for process in list(_PROCESSES):
+    process.kill()
+
+
+def main(folder: str, scorer: str) -> None:
+  """Scores what comes by stdin until it ends."""
+  # They are for the server, which ends this process by closing the pipe when all is answered.
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+  asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
+  os.dup2(2, 1)  # What libraries print must not come between.
+
+  def say(kind, value):
+    pickle.dump((kind, value), answers, pickle.HIGHEST_PROTOCOL)
+    answers.flush()
+
+  try:
+    model = serve.open(folder, scorer)
+  except (ValueError, OSError, ImportError) as e:
+    say('cannot open', str(e))
+    return
+  with contextlib.suppress(EOFError, BrokenPipeError):
+    say('opened', (dict(model.columns), model.version, model.nbytes))
+    while True:
+      columns = pickle.load(asked)
+      try:
+        outcome = 'scored', np.asarray(model.predict(columns))
+      except serve.BadInput as e:
+        outcome = 'bad input', str(e)
+      except Exception:
+        outcome = 'failed', traceback.format_exc()
+      say(*outcome)
+  os._exit(0)  # What is left in the buffer of a broken pipe cannot be flushed.
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

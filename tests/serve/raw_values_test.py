@@ -1,0 +1,149 @@
+"""Raw values become what the encoder makes of them, or are refused in words."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from ctr_jax import serve
+from ctr_jax.data import encode
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.serve import export, raw_values, vocabulary
+from tests.serve import cases
+
+
+@pytest.fixture(scope='module')
+def scorer(data, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('exported') / 'model'
+  return serve.open(export.write(folder, *cases.model(data[0]), data[0]), 'numpy')
+
+
+def few(**changes):
+  """Three rows, some columns changed."""
+  return {name: [None] * 3 for name in cases.COLUMNS} | changes
+
+
+def test_columns_are_those_of_an_encoded_data_set(data, scorer):
+  source, rows = data
+  expected = source.read('test', source.schema.names, 0, len(rows))
+  found = scorer.encode(cases.by_column(rows))
+  assert found.keys() == expected.keys()
+  for name, column in expected.items():
+    np.testing.assert_array_equal(found[name], column, err_msg=name)
+    assert found[name].dtype == column.dtype
+  assert (expected['user'] == 0).any()
+  assert (expected['tags'][:, 0] == 0).any()
+
+
+def test_numbers_are_read_as_the_text_that_parquet_gives(tmp_path):
+  pa = pytest.importorskip('pyarrow')
+  pq = pytest.importorskip('pyarrow.parquet')
+  doubles = [1.0, 0.1, 1e16, 1e15, 123456789.5, 1e-5, -2.5e-7, 3.0e20, float('nan'), None]
+  columns = {
+    'label': pa.array([0, 1] * 5),
+    'x': pa.array(doubles, pa.float64()),
+    'half': pa.array([None if x is None else np.float32(x) for x in doubles], pa.float32()),
+    'whole': pa.array([-1, 0, 7, 10**12, None] * 2, pa.int64()),
+    'yes': pa.array([True, False, None, True, False] * 2),
+    'list': pa.array([['a', 'b'], [], None, [''], ['b']] * 2, pa.list_(pa.string())),
+    'price': pa.array(doubles, pa.float64()),
+  }
+  pq.write_table(pa.table(columns), tmp_path / 'all.parquet')
+  names = ('x', 'half', 'whole', 'yes')
+  features = [schema_lib.Feature(n) for n in names] + [
+    schema_lib.Feature('list', 'ids'),
+    schema_lib.Feature('price', 'numeric'),
+  ]
+  files = dict.fromkeys(schema_lib.SPLITS, 'all.parquet')
+  schema = schema_lib.Schema('numbers', tuple(features), files=files)
+  source = encode.encode(schema, tmp_path, tmp_path / 'encoded', progress=False)
+  expected = source.read('test', schema.names, 0, 10)
+  raw = {n: columns[n].to_pylist() for n in schema.names}
+  raw['half'] = [None if x is None else np.float32(x) for x in doubles]
+  for feature in features:
+    words = export.words_of(source, feature)
+    find = None if words is None else vocabulary.of_texts(vocabulary.texts(words))
+    width = source.width('list') if feature.kind == 'ids' else 0
+    found = raw_values.encode(feature, raw[feature.name], width, find)
+    np.testing.assert_array_equal(found, expected[feature.name], err_msg=feature.name)
+
+
+def test_kinds_and_what_is_not_read(scorer):
+  assert scorer.columns == {
+    'user': 'id', 'item': 'id', 'previous': 'id', 'tags': 'ids', 'price': 'numeric',
+    'age': 'bucket', 'time': 'bucket', 'agent': 'hash',
+  }  # fmt: skip
+  without = {n: c for n, c in few().items() if n not in ('clicked', 'request')}
+  np.testing.assert_array_equal(scorer.predict(without), scorer.predict(few()))
+
+
+def test_values_of_many_types_mean_the_same(scorer):
+  texts = few(item=['1', '2', ''], price=['2', '', 'nan'], tags=['ü1|ü0', '', 'ü3'])
+  typed = few(item=[1, np.int64(2), None], price=[2, None, np.float32('nan')],
+              tags=[['ü1', 'ü0'], [], ('ü3',)])  # fmt: skip
+  np.testing.assert_array_equal(scorer.predict(texts), scorer.predict(typed))
+  as_array = few(price=np.array([2, np.nan, np.nan]), item=np.array(['1', '2', '']),
+                 tags=texts['tags'])  # fmt: skip
+  np.testing.assert_array_equal(scorer.predict(texts), scorer.predict(as_array))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'item': [1, {}, 2]}, "Column 'item', row 1: {} is a dict"),
+    ({'user': [['u1'], 'u2', 'u3']}, "Column 'user', row 0: .* is a list"),
+    ({'user': ['\ud800', '', '']}, "Column 'user', row 0: .* is not Unicode"),
+    ({'tags': ['a', ['b', 1j], 'c']}, "Column 'tags', row 1: 1j is a complex"),
+    ({'price': [1, 2, 'cheap']}, "Column 'price', row 2: 'cheap' is not a number"),
+    ({'price': [1, 2, '1_0']}, "Column 'price', row 2: '1_0' is not a number"),
+    ({'price': [1, 2, 1e39]}, "Column 'price', row 2: 1e[+]39 is larger than a float32"),
+    ({'price': [1, 2, 10**400]}, "Column 'price', row 2: 1000.* is not a number"),
+    ({'price': [1, [2], 3]}, "Column 'price', row 1: .2. is not a number"),
+    ({'time': [24101012, 24101399, None]}, "Column 'time', row 1: .* is not a time YYMMDDHH"),
+    ({'item': ['1', '2']}, "Column 'item' has 2 rows and column 'user' has 3"),
+    ({'item': 'abc'}, "Column 'item' is a str, not a list"),
+    ({'item': 3}, "Column 'item' is a int, not a list"),
+    ({'colour': [1, 2, 3]}, "Column 'colour' is unknown; the model reads user, item"),
+  ],
+)
+def test_bad_input_names_column_and_row(scorer, changes, words):
+  with pytest.raises(serve.BadInput, match=words):
+    scorer.predict(few(**changes))
+
+
+def test_missing_columns_and_no_columns(scorer):
+  columns = few()
+  del columns['age']
+  with pytest.raises(serve.BadInput, match="Column 'age' is missing"):
+    scorer.predict(columns)
+  with pytest.raises(ValueError, match='Columns are a mapping'):
+    scorer.predict([1, 2])
+
+
+def test_a_value_is_compared_byte_by_byte():
+  words = ['b', 'a', 'ab', 'ü', 'long' * 50]
+  arrays = vocabulary.texts(words)
+  find = vocabulary.of_texts(arrays)
+  asked = ['ü', '', 'a', 'c', 'ab', 'b', 'long' * 50, 'long' * 51]
+  assert find(asked).tolist() == [4, 0, 2, 0, 3, 1, 5, 0]
+  assert find([]).tolist() == []
+  # Another text with the hash of 'a' is not 'a'.
+  text = np.array(arrays['text'])
+  at = int(arrays['start'][list(arrays['row']).index(2)])
+  text[at] = ord('z')
+  assert vocabulary.of_texts(arrays | {'text': text})(['a']).tolist() == [0]
+  assert vocabulary.of_texts(vocabulary.texts([]))(['a']).tolist() == [0]
+  with pytest.raises(ValueError, match="cannot tell 'a' from 'a'"):
+    vocabulary.texts(['a', 'a'])
+
+
+def test_row_numbers_where_there_is_no_vocabulary():
+  find = vocabulary.of_row_numbers(10)
+  assert find(['3', '9', '10', '-1', 'x', '', '99999999999']).tolist() == [3, 9, 0, 0, 0, 0, 0]
+
+
+def test_csv_rows_are_what_predict_takes(data, scorer, tmp_path):
+  (tmp_path / 'rows.csv').write_text('user,item\nu1,\n')
+  with (tmp_path / 'rows.csv').open() as file:
+    row = next(csv.DictReader(file))
+  assert scorer.predict(few(user=[row['user']] * 3, item=[row['item']] * 3)).shape == (3,)

@@ -1,0 +1,76 @@
+"""Files of raw rows are scored from the command line."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ctr_jax import serve
+from ctr_jax.serve import export, score
+from tests.serve import cases
+
+
+@pytest.fixture(scope='module')
+def scored(data, raw_folder, tmp_path_factory):
+  """(folder of raw files, exported model, raw rows of test, their probabilities)."""
+  source, rows = data
+  folder = tmp_path_factory.mktemp('exported') / 'model'
+  export.write(folder, *cases.model(source), source)
+  return raw_folder, folder, rows, serve.open(folder).predict(cases.by_column(rows))
+
+
+def run(*arguments):
+  command = [sys.executable, '-m', 'ctr_jax.serve.score', *map(str, arguments)]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def probabilities(text):
+  return np.float32([row['probability'] for row in csv.DictReader(text.splitlines())])
+
+
+def test_command_line(scored):
+  raw, folder, _, expected = scored
+  done = run(
+    f'--artifact={folder}', f'--input={raw / "test.csv"}', f'--output={folder.parent / "out.csv"}'
+  )
+  assert done.returncode == 0, done.stderr
+  assert '90 rows' in done.stderr
+  np.testing.assert_array_equal(probabilities((folder.parent / 'out.csv').read_text()), expected)
+  bad = run(f'--artifact={folder}', f'--input={raw / "clicks.toml"}')
+  assert bad.returncode == 1
+  assert "has no column 'user', which the model reads" in bad.stderr
+  assert 'Traceback' not in bad.stderr
+
+
+def test_files_of_every_kind(scored, tmp_path):
+  raw, folder, rows, expected = scored
+  pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+  columns = {n: [x or None for x in c] for n, c in cases.by_column(rows).items()}
+  pq.write_table(pa.table(columns), tmp_path / 'rows.parquet')
+  scorer = serve.open(folder)
+  for path in (raw / 'test.csv', tmp_path / 'rows.parquet'):
+    found = list(score.score(scorer, path, size=40, progress=False))
+    assert [len(x) for x in found] == [40, 40, 10]
+    # Products of other shapes may round otherwise.
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-6)
+  score.write(iter([expected[:50], expected[50:]]), tmp_path / 'out.parquet')
+  read = pq.read_table(tmp_path / 'out.parquet')['probability'].to_numpy()
+  np.testing.assert_array_equal(read, expected)
+
+
+def test_bad_rows_are_counted_from_the_file(scored, tmp_path):
+  raw, folder, _, _ = scored
+  lines = (raw / 'test.csv').read_text().splitlines()
+  header = lines[0].split(',')
+  cells = lines[50].split(',')
+  cells[header.index('price')] = 'cheap'
+  lines[50] = ','.join(cells)
+  (tmp_path / 'bad.csv').write_text('\n'.join(lines))
+  scorer = serve.open(folder)
+  with pytest.raises(ValueError, match="counted from row 40: Column 'price', row 9: 'cheap'"):
+    list(score.score(scorer, tmp_path / 'bad.csv', size=40, progress=False))
+  (tmp_path / 'short.csv').write_text('\n'.join([lines[0], 'a,b']))
+  with pytest.raises(ValueError, match='a row has 2 fields and not 10'):
+    list(score.score(scorer, tmp_path / 'short.csv', progress=False))

@@ -1,0 +1,158 @@
+"""All scorers have the logits of the forward path of training, on raw rows, unseen values too."""
+
+import importlib.util
+import subprocess
+import sys
+import zlib
+
+import jax.export
+import numpy as np
+import pytest
+
+from ctr_jax import compress, serve
+from ctr_jax.compress import hashing as jax_hashing
+from ctr_jax.serve import artifact, export, hashing
+from tests.serve import cases
+
+# Relative to the largest logit.
+NUMPY, ONNX = 1e-6, 1e-5
+without_onnx = not all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime'))
+needs_onnx = pytest.mark.skipif(without_onnx, reason="onnx is an extra: 'ctr_jax[serve]'")
+
+
+def exported(data, folder, *chains, **net):
+  made = cases.model(data[0], *chains, **net)
+  return made, export.write(folder / 'model', *made, data[0])
+
+
+def check(data, folder):
+  """Scores raw rows; returns the JAX scorer's logits."""
+  columns = cases.by_column(data[1])
+  expected = serve.open(folder, 'jax').logits(columns)
+  assert expected.dtype == np.float32
+  assert np.ptp(expected) > 0.01
+  for name, tolerance in (('numpy', NUMPY), ('onnx', ONNX)):
+    if name == 'numpy' or not without_onnx:
+      found = serve.open(folder, name).logits(columns)
+      assert found.dtype == np.float32
+      error = np.abs(found - expected).max() / np.abs(expected).max()
+      assert error <= tolerance, (name, error)
+  return expected
+
+
+NAMES = list(cases.CHAINS)
+
+
+@pytest.mark.parametrize('names', [NAMES[i : i + 3] for i in range(0, len(NAMES), 3)], ids=' '.join)
+def test_chains(data, tmp_path, names):
+  _, folder = exported(data, tmp_path, *(cases.CHAINS[name] for name in names))
+  check(data, folder)
+
+
+@pytest.mark.parametrize('name', cases.NETS)
+def test_nets(data, tmp_path, name):
+  net = name.removesuffix('_plain').removesuffix('_attentive')
+  _, folder = exported(data, tmp_path, net=net, **cases.NETS[name])
+  check(data, folder)
+
+
+def test_what_is_served_is_what_is_evaluated(data, tmp_path):
+  source, rows = data
+  made, folder = exported(data, tmp_path, cases.CHAINS['hot_cold_int8'], net='relation_dcn')
+  model, _, stored, variables = made
+  encoded = source.read('test', source.schema.names, 0, len(rows))
+  expected = cases.logits(model, stored, variables, encoded)
+  found = check(data, folder)
+  np.testing.assert_allclose(found, expected, atol=NUMPY * np.abs(expected).max())
+
+
+@pytest.mark.parametrize('rows', [0, 1, 5])
+def test_any_number_of_rows(data, tmp_path, rows):
+  _, folder = exported(data, tmp_path)
+  columns = {name: column[:rows] for name, column in cases.by_column(data[1]).items()}
+  found = serve.open(folder, 'numpy').predict(columns)
+  assert found.shape == (rows,)
+  assert found.dtype == np.float32
+  assert ((found > 0) & (found < 1)).all()
+  np.testing.assert_allclose(serve.open(folder, 'jax').predict(columns), found, rtol=1e-5)
+  if not without_onnx:
+    np.testing.assert_allclose(serve.open(folder, 'onnx').predict(columns), found, rtol=1e-5)
+
+
+def test_numpy_scores_without_jax(data, tmp_path):
+  _, folder = exported(data, tmp_path, cases.CHAINS['multi_hash_int8'])
+  code = f"""
+import sys
+from ctr_jax import serve
+scorer = serve.open({str(folder)!r}, 'numpy')
+print(scorer.predict({cases.by_column(data[1][:3])!r}).tolist())
+loaded = {{name.split('.')[0] for name in sys.modules}}
+assert not loaded & {{'jax', 'jaxlib', 'flax', 'ibis', 'duckdb', 'pyarrow', 'onnx'}}, loaded
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  expected = serve.open(folder, 'numpy').predict(cases.by_column(data[1][:3]))
+  np.testing.assert_array_equal(np.float32(eval(done.stdout)), expected)
+
+
+def test_the_program_is_for_any_batch_on_three_platforms(data, tmp_path):
+  _, folder = exported(data, tmp_path, cases.CHAINS['multi_hash_int8'])
+  opened = artifact.open_artifact(folder)
+  program = jax.export.deserialize(bytearray(zlib.decompress(opened.read(artifact.FORWARD))))
+  assert program.platforms == ('cpu', 'cuda', 'tpu')
+  assert str(program.out_avals[0].shape) == '(batch,)'
+  # Stored arrays are arguments: the program has no constant so large that it is printed as bytes.
+  assert 'dense<"0x' not in program.mlir_module()
+
+
+@needs_onnx
+def test_the_graph_is_valid_and_holds_no_table(data, tmp_path):
+  import onnx
+
+  _, folder = exported(data, tmp_path, cases.CHAINS['hot_cold_int8'], net='dcn')
+  onnx.checker.check_model(str(folder / artifact.ONNX), full_check=True)
+  model = onnx.load(str(folder / artifact.ONNX), load_external_data=False)
+  assert [x.version for x in model.opset_import] == [18]
+  held = [x for x in model.graph.initializer if not x.external_data]
+  assert max(len(x.raw_data) for x in held) < 1000
+  named = {x.external_data[0].value for x in model.graph.initializer if x.external_data}
+  assert all((folder / name).is_file() for name in named)
+  arrays = artifact.open_artifact(folder).manifest['arrays']
+  assert named == {f'{p}.bin' for p in arrays if p.startswith(('tables/', 'net/'))}
+
+
+def test_hashes_have_the_same_bits():
+  ids = np.arange(-1, 5000, dtype=np.int32)
+  for seed in (0, 1, 2**31, -3):
+    np.testing.assert_array_equal(hashing.mix(ids, seed), jax_hashing.mix(ids, seed))
+  np.testing.assert_array_equal(hashing.bucket(ids, 7, 999), jax_hashing.bucket(ids, 7, 999))
+
+
+def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
+  made = cases.model(data[0], compress.tensor_train(2))
+  with pytest.raises(ValueError, match="Table 'user': tensor_train has no decode without jax"):
+    export.write(tmp_path / 'model', *made, data[0])
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_that_is_in_jax_alone_is_scored_by_jax(data, tmp_path):
+  made, folder = exported(data, tmp_path, net='fibinet')
+  found = serve.open(folder, 'jax').logits(cases.by_column(data[1]))
+  encoded = data[0].read('test', data[0].schema.names, 0, len(data[1]))
+  expected = cases.logits(made[0], *made[2:], encoded)
+  np.testing.assert_allclose(found, expected, atol=NUMPY * np.abs(expected).max())
+  for name in ('numpy', 'onnx'):
+    with pytest.raises(ValueError, match='FiBiNET is written in jax alone'):
+      serve.open(folder, name)
+
+
+def test_rules_of_another_model_are_refused(data, tmp_path):
+  model, _, stored, variables = cases.model(data[0], cases.HASH)
+  rules = cases.model(data[0], cases.CHAINS['int8'])[1]
+  with pytest.raises(ValueError, match='give the rules that the model was built with'):
+    export.write(tmp_path / 'model', model, rules, stored, variables, data[0])
+
+
+def test_unknown_scorer(tmp_path):
+  with pytest.raises(ValueError, match='there are numpy, jax, onnx'):
+    serve.open(tmp_path, 'torch')
