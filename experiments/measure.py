@@ -12,6 +12,8 @@ from ctr_jax.compress import report
 from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import leaf, stack
+from ctr_jax.train import loop
+from ctr_jax.train import state as state_lib
 
 
 def of(outcome, source: columns.Source) -> dict[str, Any]:
@@ -30,6 +32,20 @@ def of(outcome, source: columns.Source) -> dict[str, Any]:
     'bytes_by_table': report.by_table(model.codec.plan),
     'axes_by_table': {t: report.by_axis(part) for t, part in model.codec.plan.items()},
     'net_parameters': sum(x.size for x in jax.tree.leaves(net['params'])),
+  }
+
+
+def training(model: predict.Model, optimizer, how: loop.Position) -> dict[str, Any]:
+  """How a run went, and the bytes of its tables, their optimizer's state and the net's."""
+  recipe = optimizer.recipe(model)
+  tables = report.training(model.codec, state_lib.slot_leaves(model, recipe))
+  return {
+    'epochs': how.epoch,
+    'best_epoch': how.best_epoch,
+    'valid_best': how.best,
+    'train_seconds': how.seconds,
+    'train_samples_per_second': how.samples / how.seconds,
+    'bytes_training': tables + state_lib.tx_bytes(model, recipe),
   }
 
 

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from ctr_jax import compress, models, predict
-from ctr_jax.compress import report
 from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
 from ctr_jax.models import part as part_lib
@@ -344,18 +343,7 @@ def _seed(trial, source, workdir, seed, links):
     return measured
   described = description(trial, source, seed)
   trial, outcome, how = train(trial, source, workdir, seed)
-  model = outcome.model
-  recipe = trial.optimizer.recipe(model)
-  tables = report.training(model.codec, state_lib.slot_leaves(model, recipe))
-  training = {
-    'seed': seed,
-    'epochs': how.epoch,
-    'best_epoch': how.best_epoch,
-    'valid_best': how.best,
-    'train_seconds': how.seconds,
-    'train_samples_per_second': how.samples / how.seconds,
-    'bytes_training': tables + state_lib.tx_bytes(model, recipe),
-  }
+  training = {'seed': seed} | measure.training(outcome.model, trial.optimizer, how)
   measured = {trial.name: training | measure.of(outcome, source)}
   for name, link in links:
     measured[name] = {'seed': seed} | measure.of(_served(trial, outcome, source, link), source)

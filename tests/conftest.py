@@ -17,8 +17,14 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
+import gc
+
 import hypothesis
 import jax
+
+# What jax keeps of compiled programs are millions of objects, which the collector would look at
+# again and again: a seventh of the time of some files.
+gc.set_threshold(100_000, 50, 100)
 
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
