@@ -1,4 +1,8 @@
-"""Test policy: eight simulated devices, strict dtypes and ranks, warnings are errors."""
+"""Test policy: eight simulated devices, strict dtypes and ranks, warnings are errors.
+
+`pytest` runs what shows a fault soon; `pytest --all` also the tests marked `long` (every chain,
+whole experiments, real processes that are killed), and all examples of the properties.
+"""
 
 import os
 import pathlib
@@ -30,5 +34,21 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Deterministic examples: a failure seen once is seen again. Compiling takes time: no deadline.
-hypothesis.settings.register_profile('ctr_jax', deadline=None, derandomize=True, max_examples=25)
-hypothesis.settings.load_profile('ctr_jax')
+for name, examples in (('all', 25), ('soon', 8)):
+  hypothesis.settings.register_profile(name, deadline=None, derandomize=True, max_examples=examples)
+
+
+def pytest_addoption(parser):
+  parser.addoption('--all', action='store_true', help='Also the tests marked long: half an hour.')
+
+
+def pytest_configure(config):
+  config.addinivalue_line('markers', 'long: runs with --all only')
+  hypothesis.settings.load_profile('all' if config.getoption('--all') else 'soon')
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption('--all'):
+    long = [item for item in items if item.get_closest_marker('long')]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker('long')]

@@ -158,7 +158,8 @@ def main() -> None:
   )
   print(f'{table}\n\n{caption}')
   if common.SAVE.value:
-    found = {'lines': lines, 'equal': equal, 'environment': where}
+    command = common.command('bench.huge_table')
+    found = {'command': command, 'lines': lines, 'equal': equal, 'environment': where}
     path = common.RESULTS / 'bench_huge_table.json'
     loop.write_json(path, found | {'table': table, 'caption': caption})
 

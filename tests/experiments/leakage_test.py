@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 
 import numpy as np
+import pytest
 
 from ctr_jax.data import additions, beside, crosses, history, synthetic
 from ctr_jax.train import loop
@@ -43,6 +44,7 @@ def leaky(data, out):
   return additions.numbers(data, out, ['leak'], {}, of)
 
 
+@pytest.mark.long
 def test_statistics_without_a_pair_effect_are_worth_nothing(tmp_path):
   """Five seeds of data and of training; the sign of the differences is left to chance."""
   gains = {'day': [], 'fold': [], 'leak': []}

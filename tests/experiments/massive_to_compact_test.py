@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from ctr_jax import serve
 
 PROJECT = pathlib.Path(__file__).parent.parent.parent
@@ -48,6 +50,7 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   assert json.loads((tmp_path / 'result.json').read_text())['rows'] == found['rows']
 
 
+@pytest.mark.long
 def test_crosses_are_replaced_rung_by_rung(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--core_rows=100')
   flags += ('--net=dnn', '--pairs=1', '--vector_l2=10', '--gate_steps=4', '--price=1')

@@ -38,6 +38,7 @@ def test_dimensions_search_then_pack(tmp_path):
   assert 0 < rows['AMTL_1']['bytes'] <= 4 * 17 * ROWS + 100
 
 
+@pytest.mark.long
 def test_frontier_stays_within_each_limit(tmp_path):
   rows = run('frontier', tmp_path, '--ratios=20', '--only=budget')
   assert rows['budget 20×, served']['bytes'] <= rows['budget_20×']['limit'] == 4 * 17 * ROWS // 20
@@ -54,6 +55,7 @@ def test_relation_counts_what_crosses_look_up(tmp_path):
   assert rows['relation_pairwise']['bytes'] == 4 * 16 * ROWS  # A DNN's rows have no linear weight.
 
 
+@pytest.mark.long
 def test_pcf_gnn_scores_take_the_place_of_statistics(tmp_path):
   rows = run('pcf_gnn', tmp_path, '--pairs=1', '--vector_l2=10', '--only=statistic$|score_dot')
   table, vectors, small = (rows[n] for n in ('statistic', 'score_dot', 'score_dot,_int8'))

@@ -16,6 +16,7 @@ from ctr_jax.train import processes
 from ctr_jax.train import step as step_lib
 from tests.train import cluster_worker as small
 
+LONG = pytest.mark.long
 PROJECT = pathlib.Path(__file__).parent.parent.parent
 
 
@@ -53,7 +54,10 @@ def run(mode, folder, count):
   return result(start(mode, folder, count), folder)
 
 
-@pytest.mark.parametrize('mode, count', [('steps', 2), ('slim', 4)])
+@pytest.mark.parametrize(
+  'mode, count',
+  [('slim', 2), pytest.param('steps', 2, marks=LONG), pytest.param('steps', 4, marks=LONG)],
+)
 def test_several_processes_take_the_steps_of_one(mode, count, tmp_path):
   model = small.build(stack.apart, small.RULES if mode == 'steps' else small.SLIM)
   one = small.arrays_of(model, small.steps(step_lib.program(model, small.RECIPE))[0])
@@ -64,6 +68,7 @@ def test_several_processes_take_the_steps_of_one(mode, count, tmp_path):
     assert np.linalg.norm(found[name] - want) <= 1e-5 * np.linalg.norm(want) + 1e-12, name
 
 
+@pytest.mark.long
 def test_one_that_is_killed_ends_the_other_and_a_restart_has_the_same_bits(tmp_path):
   want = run('fit', tmp_path / 'whole', 2)
   folder = tmp_path / 'killed'

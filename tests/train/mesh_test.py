@@ -148,6 +148,7 @@ def placed(name):
   return built, mesh.program(on, built, small.RECIPE)
 
 
+@pytest.mark.long
 def test_checkpoints_restore_on_any_other_mesh(tmp_path):
   want = {}
   for name in PLACES:
