@@ -81,6 +81,7 @@ def test_missing_libraries_are_not_measured(alone):
   assert found['table'] in printed
 
 
+@pytest.mark.long
 def test_peak_memory_is_that_of_a_process_of_its_own(bare):
   _, found = run(bare, '--rows=60', '--tables=1', '--model_rows=0', path=str(bare))
   (line,) = found['memory']

@@ -24,7 +24,7 @@ def test_bad_sizes(text):
     budgets.parse(text, 7000)
 
 
-@pytest.mark.parametrize('of', ['serving', 'training'])
+@pytest.mark.parametrize('of', [pytest.param('serving', marks=pytest.mark.long), 'training'])
 def test_a_trial_within_a_budget(of, tmp_path):
   source = synthetic.Synthetic(synthetic.small())
   trial = trials.Trial(

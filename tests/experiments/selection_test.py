@@ -126,6 +126,7 @@ def run(folder, *arguments):
   )
 
 
+@pytest.mark.long
 def test_the_experiment_makes_a_table_a_curve_and_a_picture(tmp_path):
   done = run(tmp_path, '--counts=2', '--only=^(random|shark)$', '--seeds=2', '--cost_parts=0.5')
   assert done.returncode == 0, done.stderr

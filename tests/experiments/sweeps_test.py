@@ -32,6 +32,7 @@ def run(name, folder, *arguments):
   return {row['name']: row for row in json.loads((folder / 'result.json').read_text())['rows']}
 
 
+@pytest.mark.long
 def test_dimensions_search_then_pack(tmp_path):
   rows = run('dimensions', tmp_path, '--only=AMTL', '--amtl_budgets=1')
   # An epoch is too short to narrow anything; the packed form is there, and adds little.
