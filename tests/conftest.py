@@ -6,6 +6,7 @@ whole experiments, real processes that are killed), and all examples of the prop
 
 import os
 import pathlib
+import sys
 
 # Before jax is imported anywhere, since XLA reads the flags once.
 os.environ['XLA_FLAGS'] = (
@@ -13,9 +14,12 @@ os.environ['XLA_FLAGS'] = (
   + ' --xla_force_host_platform_device_count=8'
   # Most of the tests' time is compiling: a fifth less without optimising what runs once.
   + ' --xla_backend_optimization_level=0'
-  # Another quarter less: fusions are lowered the short way.
-  + ' --xla_cpu_use_fusion_emitters=false'
 )
+# Another quarter less: fusions are lowered the short way. With --all, in workers too, they are not.
+if '--all' in sys.argv:
+  os.environ['CTR_JAX_TEST_ALL'] = '1'
+if 'CTR_JAX_TEST_ALL' not in os.environ:
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 # Runs that are killed, resumed or repeated by a test compile the same programs in new processes.
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(
   pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'

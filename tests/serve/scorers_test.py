@@ -135,6 +135,7 @@ def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@needs_onnx
 def test_a_net_that_is_in_jax_alone_is_scored_by_jax(data, tmp_path):
   made, folder = exported(data, tmp_path, net='fibinet')
   found = serve.open(folder, 'jax').logits(cases.by_column(data[1]))

@@ -12,6 +12,8 @@ from ctr_jax import serve
 from ctr_jax.serve import worker
 from tests.serve import standin
 
+pytest.importorskip('uvicorn', reason="The server is an extra: 'ctr_jax[serve]'")
+
 COLUMNS = {'user': ['a', 'b'], 'tags': [None, ['x']], 'price': [1.5, None]}
 WANT = [standin.expected(row) for row in zip(*COLUMNS.values(), strict=True)]
 

@@ -56,6 +56,10 @@ class NumpySparseAdam(NumpySgd):
     return row - size * self.mean[i] / (np.sqrt(self.square[i]) + 1e-8)
 
 
+# As outside of tests, which compile the short way (tests/conftest.py).
+_AS_IN_USE = {'xla_cpu_use_fusion_emitters': True}
+
+
 def adagrad(per, **settings):
   return lambda: (rowwise.adagrad(LR, per=per, **settings), NumpyAdagrad(per, **settings))
 
@@ -325,7 +329,8 @@ def compile_step(optimizer, layout, technique):
   columns = {f.name: np.arange(32, dtype=np.int32) for f in features}
   columns['label'] = np.zeros(32, np.float32)
   inputs = step_lib.batch(model, recipe, columns)
-  return step_lib.compiled(model, recipe).lower(state, inputs).compile(), state
+  lowered = step_lib.compiled(model, recipe).lower(state, inputs)
+  return lowered.compile(compiler_options=_AS_IN_USE), state
 
 
 def made(text):

@@ -119,6 +119,7 @@ def test_collectives_go_with_the_batch_and_not_with_the_table():
   assert max(size for _, size in found) <= 2.5 * unique * 4
 
 
+@pytest.mark.long  # Bits, of programs as they are compiled outside of tests.
 def test_states_are_made_alike_on_any_mesh():
   want = small.build(stack.apart)
   state = state_lib.create(want, small.RECIPE, 5)

@@ -94,6 +94,7 @@ def equal(found, want):
     assert getattr(found.position, name) == getattr(want.position, name)
 
 
+@pytest.mark.long  # Bits, of programs as they are compiled outside of tests.
 def test_seeds_at_once_have_the_bits_of_one_by_one(root, tmp_path):
   want = one_by_one('codes', root)
   _, _, program, together = made('codes')
@@ -111,6 +112,7 @@ def test_seeds_at_once_have_the_bits_of_one_by_one(root, tmp_path):
   assert together.step._cache_size() <= before + 2
 
 
+@pytest.mark.long  # Bits, of programs as they are compiled outside of tests.
 def test_an_interrupted_run_goes_on_at_once_or_one_by_one(root, tmp_path):
   _, _, _, together = made('codes')
   want = one_by_one('codes', root)
