@@ -25,8 +25,9 @@ from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import columns
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import forward, nets, pairs_export, served, trees, vocabulary, writing
+from ctr_jax.serve import forward, nets, pairs_export, served, vocabulary, writing
 from ctr_jax.tables import leaf as leaf_lib
+from ctr_jax.tables import trees
 
 Vocabulary = Callable[[str], Sequence[str] | None]
 

@@ -10,7 +10,8 @@ import numpy as np
 from jax import export
 
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import served, trees
+from ctr_jax.serve import served
+from ctr_jax.tables import trees
 
 
 def make(artifact: artifact_lib.Artifact, model: served.Model):

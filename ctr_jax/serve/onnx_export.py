@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ctr_jax.serve import artifact, nets, onnx_graph, served, trees
+from ctr_jax.serve import artifact, nets, onnx_graph, served
+from ctr_jax.tables import trees
 
 _FLOATS = ('float16', 'bfloat16', 'float32')
 

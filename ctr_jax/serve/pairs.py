@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import techniques, trees
+from ctr_jax.serve import techniques
+from ctr_jax.tables import trees
 
 Made = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

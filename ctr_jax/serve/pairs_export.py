@@ -9,7 +9,8 @@ import numpy as np
 
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import columns
-from ctr_jax.serve import pairs, trees
+from ctr_jax.serve import pairs
+from ctr_jax.tables import trees
 
 
 class Vectors(NamedTuple):

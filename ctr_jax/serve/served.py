@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.serve import techniques, trees
+from ctr_jax.serve import techniques
+from ctr_jax.tables import trees
 
 
 class Model(NamedTuple):

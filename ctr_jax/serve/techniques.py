@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctr_jax.serve import hashing, trees
+from ctr_jax.serve import hashing
+from ctr_jax.tables import trees
 
 WHOLE = ...
 

@@ -4,16 +4,20 @@ In one process both need Python's interpreter, and hand it to each other several
 a busy machine each time costs milliseconds, and a server spends its time on that instead. Here a
 batch goes through a pipe and comes back. A scoring process that dies is started anew.
 
-  python -m ctr_jax.serve.worker FOLDER SCORER   # what `Remote` starts; speaks pickle
+  python -m ctr_jax.serve.worker FOLDER SCORER   # what `Remote` starts
+
+Either side sends messages of a length (8 bytes, little-endian) and a body: columns as a JSON
+object, answers as a JSON pair (what happened, its value), after 'scored' float32 probabilities.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
-import pickle
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -26,6 +30,7 @@ from ctr_jax import serve
 
 COMMAND = (sys.executable, '-m', 'ctr_jax.serve.worker')
 
+_LENGTH = struct.Struct('<Q')
 _PROCESSES: set[subprocess.Popen] = set()
 # Of the libraries that multiply matrices; read when they are loaded.
 _THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
@@ -51,17 +56,21 @@ class Remote:
     self.columns, self.version, self.nbytes = self._start()
 
   def predict(self, columns) -> np.ndarray:
-    """See `serve.Scorer.predict`. A batch during which the process dies is scored once more."""
+    """See `serve.Scorer.predict`; values are plain Python ones, as bodies have them.
+
+    A batch during which the process dies is scored once more.
+    """
+    asked = json.dumps(columns).encode()
     with self._one_at_a_time:
       if self._end.alive:
         try:
-          return self._ask(columns)
-        except (EOFError, OSError, pickle.UnpicklingError):
+          return self._ask(asked)
+        except (EOFError, OSError):
           self._end()
       if self._start()[1] != self.version:
         self._end()
         raise RuntimeError(f'{self._arguments[0]} holds another model than {self.version} now.')
-      return self._ask(columns)
+      return self._ask(asked)
 
   def _start(self):
     """Starts the process; returns the columns, version and bytes of its model."""
@@ -75,7 +84,7 @@ class Remote:
     self._end = weakref.finalize(self, _end, self._process)
     try:
       return self._answer()
-    except (EOFError, pickle.UnpicklingError) as e:
+    except EOFError as e:
       self._end()
       raise ValueError(
         f'The scoring process ended while it opened {self._arguments[0]}; its log says why.'
@@ -84,13 +93,14 @@ class Remote:
       self._end()
       raise
 
-  def _ask(self, columns):
-    pickle.dump(columns, self._process.stdin, pickle.HIGHEST_PROTOCOL)
-    self._process.stdin.flush()
+  def _ask(self, asked):
+    _send(self._process.stdin, asked)
     return self._answer()
 
   def _answer(self):
-    kind, value = pickle.load(self._process.stdout)
+    kind, value = json.loads(_receive(self._process.stdout))
+    if kind == 'scored':
+      return np.frombuffer(_receive(self._process.stdout), '<f4')
     if kind == 'bad input':
       raise serve.BadInput(value)
     if kind == 'cannot open':
@@ -98,6 +108,21 @@ class Remote:
     if kind == 'failed':
       raise RuntimeError(f'In the scoring process:\n{value}')
     return value
+
+
+def _send(stream, body: bytes) -> None:
+  stream.write(_LENGTH.pack(len(body)))
+  stream.write(body)
+  stream.flush()
+
+
+def _receive(stream) -> bytes:
+  """The next message; EOFError where the other side ended before it was whole."""
+  head = stream.read(_LENGTH.size)
+  body = stream.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b''
+  if len(head) < _LENGTH.size or len(body) < _LENGTH.unpack(head)[0]:
+    raise EOFError('The other process ended in the middle of a message.')
+  return body
 
 
 def _end(process):
@@ -124,9 +149,8 @@ def main(folder: str, scorer: str) -> None:
   asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), 'wb')
   os.dup2(2, 1)  # What libraries print must not come between.
 
-  def say(kind, value):
-    pickle.dump((kind, value), answers, pickle.HIGHEST_PROTOCOL)
-    answers.flush()
+  def say(kind, value=None):
+    _send(answers, json.dumps((kind, value)).encode())
 
   try:
     model = serve.open(folder, scorer)
@@ -136,14 +160,16 @@ def main(folder: str, scorer: str) -> None:
   with contextlib.suppress(EOFError, BrokenPipeError):
     say('opened', (dict(model.columns), model.version, model.nbytes))
     while True:
-      columns = pickle.load(asked)
+      columns = json.loads(_receive(asked))
       try:
-        outcome = 'scored', np.asarray(model.predict(columns))
+        probabilities = np.asarray(model.predict(columns), '<f4')
       except serve.BadInput as e:
-        outcome = 'bad input', str(e)
+        say('bad input', str(e))
       except Exception:
-        outcome = 'failed', traceback.format_exc()
-      say(*outcome)
+        say('failed', traceback.format_exc())
+      else:
+        say('scored')
+        _send(answers, probabilities.tobytes())
   os._exit(0)  # What is left in the buffer of a broken pipe cannot be flushed.
 
 

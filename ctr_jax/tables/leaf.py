@@ -10,13 +10,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ctr_jax.tables import trees
+
 Init = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+flatten, unflatten = trees.flatten, trees.unflatten
 
 # Rows drawn at a time.
 _BLOCK = 1 << 14
@@ -186,26 +190,6 @@ class Leaf:
   ) -> jax.Array:
     """Float rows in their stored type."""
     return rows.astype(self.dtype) if self.store is None else self.store(rows, key, gradients)
-
-
-def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
-  """`{path: tip}` of nested dicts; a bare tip has the path `prefix`."""
-  if not isinstance(tree, Mapping):
-    return {prefix: tree}
-  flat = {}
-  for name in sorted(tree):
-    flat.update(flatten(tree[name], f'{prefix}/{name}' if prefix else name))
-  return flat
-
-
-def unflatten(like: Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
-  """The inverse of `flatten`, in the structure of `like` (so that empty nodes survive)."""
-  if not isinstance(like, Mapping):
-    return flat[prefix]
-  return {
-    name: unflatten(child, flat, f'{prefix}/{name}' if prefix else name)
-    for name, child in like.items()
-  }
 
 
 def path_key(key: jax.Array, path: str) -> jax.Array:

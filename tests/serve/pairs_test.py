@@ -8,8 +8,8 @@ from ctr_jax import compress, models, predict, serve
 from ctr_jax.data import beside, crosses
 from ctr_jax.graphs import pcf_gnn
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import export, pairs, pairs_export, trees
-from ctr_jax.tables import leaf
+from ctr_jax.serve import export, pairs, pairs_export
+from ctr_jax.tables import leaf, trees
 from tests.serve import cases
 
 

@@ -1,4 +1,4 @@
-"""Nested dicts by path: `item/way_0/code` names a tip; the counterpart of `tables.leaf`."""
+"""Nested dicts by path: `item/way_0/code` names a tip. Without jax, for serving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def unflatten(like: Any, flat: Mapping[str, Any], prefix: str = '') -> Any:
-  """The inverse of `flatten`, in the structure of `like`."""
+  """The inverse of `flatten`, in the structure of `like` (so that empty nodes survive)."""
   if not isinstance(like, Mapping):
     return flat[prefix]
   return {
