@@ -1,0 +1,235 @@
+r"""Exported models side by side: memory, time to load, samples per second and latency.
+
+  python -m experiments.bench.serve --data=frappe_x1
+  python -m experiments.bench.serve --data=frappe_x1 --artifacts=old=folder,new=folder2
+  python -m experiments.bench.serve --data=synthetic_small --rounds=1 --repeats=3    # a quick look
+
+Without --artifacts, the massive model of `experiments.massive_to_compact` (full tables, ids and
+click rates of pairs) and the compact one (relations in the net, scores of node vectors in int8,
+multi-hash in int8; no feature is left out) are exported with numbers that nobody trained: what they
+cost does not depend on them. Each artifact is opened by each scorer in a process of its own; the
+processes take turns. Requests are raw values of the test split. `raw` is from raw values to
+probabilities, `encoded` from row numbers to logits: the first is mostly finding texts in
+vocabularies in Python. Ratios are to the first artifact, with the same scorer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ctr_jax import compress, models, predict
+from ctr_jax.serve import export, pairs_export
+from ctr_jax.train import loop
+from experiments import common, crossed, massive_to_compact, pcf, report, settings
+
+flags.adopt_module_key_flags(common)  # So that --help shows them.
+flags.adopt_module_key_flags(crossed)
+flags.adopt_module_key_flags(massive_to_compact)
+_ARTIFACTS = flags.DEFINE_list('artifacts', [], 'NAME=FOLDER of exported models of --data.')
+_SERVED_BY = flags.DEFINE_list('scorers', ['numpy', 'jax', 'onnx'], 'Who scores.')
+_SIZES = flags.DEFINE_list('sizes', ['1', '100', '1000', '10000'], 'Samples of a batch.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each process.')
+_REPEATS = flags.DEFINE_integer('repeats', 20, 'Batches of each size in a turn.')
+_REQUESTED = 40_000  # Rows that requests are cut from.
+
+
+def main() -> None:
+  source = common.source()
+  name = f'bench_serve_{common.data_name()}'
+  scorers = [x for x in _SERVED_BY.value if x != 'onnx' or importlib.util.find_spec('onnxruntime')]
+  with tempfile.TemporaryDirectory() as folder:
+    given = dict(x.split('=', 1) for x in _ARTIFACTS.value)
+    artifacts = given or _exported(source, pathlib.Path(folder))
+    rows = pathlib.Path(folder, 'rows.json')
+    rows.write_text(json.dumps(requests(source)))
+    measured = measure(artifacts, scorers, rows)
+  found = {'command': common.command('bench.serve'), 'environment': common.environment()}
+  found |= {'rows': measured, 'table': render(measured), 'caption': _caption(found)}
+  print(f'{found["table"]}\n\n{found["caption"]}')
+  if common.SAVE.value:
+    loop.write_json(common.RESULTS / f'{name}.json', found)
+
+
+def _exported(source, folder):
+  """The two ends of the ladder; numbers as they are drawn."""
+  pairs = crossed.pairs(source)
+  config = pcf.config('gnn')
+  vectors = pcf.served(source, pairs, config, pcf.INT8)
+  small = pcf.with_scores(source, pairs, config, pcf.INT8).source
+  massive = crossed.with_statistics(crossed.with_crosses(source, pairs), pairs)
+  int8 = compress.int_quantize(8)
+  ends = {
+    'massive': (massive, 'dcn', (('.*', compress.identity()),), None),
+    'compact': (
+      small, 'relation_dcn', compress.appended(massive_to_compact.hashed(source), int8), vectors,
+    ),
+  }  # fmt: skip
+  return {name: _export(folder / name, *end) for name, end in ends.items()}
+
+
+def _export(
+  folder: pathlib.Path,
+  source,
+  net_name: str,
+  rules: compress.Rules,
+  vectors: pairs_export.Vectors | None,
+) -> pathlib.Path:
+  chosen = settings.of(common.data_name())
+  net = models.NETS[net_name](**chosen.net_options(net_name))
+  model = predict.build(source.schema, source.rows, rules, net, chosen.dim)
+  draw = np.random.default_rng(0)
+  tables = {
+    name: jnp.asarray(draw.normal(0, 0.1, (rows, model.width)), jnp.float32)
+    for name, rows in source.rows.items()
+  }
+  stored = compress.encode(model.codec, tables)
+  variables = predict.init_net(model, jax.random.key(0))
+  return export.write(folder, model, rules, stored, variables, source, vectors)
+
+
+def requests(source) -> dict[str, list[Any]]:
+  """Raw values of samples of test, by column.
+
+  Texts and numbers are what they were before they were encoded; of a hash or a bucket only its
+  number is known, and asked for: looking it up costs the same.
+  """
+  count = min(_REQUESTED, source.num_samples('test'))
+  features = {f.column: f for f in source.schema.features}
+  read = source.read('test', [f.name for f in features.values()], 0, count)
+  return {column: _raw(source, f, read[f.name]) for column, f in features.items()}
+
+
+def _raw(source, feature, column):
+  """None where a value is missing."""
+  if feature.kind == 'numeric':
+    return [None if np.isnan(x) else x for x in column.tolist()]
+  words = export.words_of(source, feature) or range(1, 1 + int(column.max(initial=0)))
+
+  def value(row):
+    return words[row - 1] if row > 0 else None
+
+  if feature.kind == 'ids':
+    return [[value(row) for row in cell if row >= 0] for cell in column.tolist()]
+  return [value(row) for row in column.tolist()]
+
+
+class _Child:
+  """A scoring process."""
+
+  def __init__(self, artifact: str, folder: pathlib.Path, scorer: str, rows: pathlib.Path):
+    self.artifact, self.scorer = artifact, scorer
+    self._process = subprocess.Popen(
+      [sys.executable, '-m', 'experiments.bench.serve_child', folder, scorer, rows],
+      cwd=common.PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    self.opened = self._answer()
+    self.times: dict[int, dict[str, list[float]]] = {}
+
+  def turn(self, size: int, repeats: int) -> None:
+    self._process.stdin.write(f'{size} {repeats}\n')
+    self._process.stdin.flush()
+    kept = self.times.setdefault(size, {'raw': [], 'encoded': []})
+    for kind, found in self._answer().items():
+      kept[kind] += found
+
+  def _answer(self):
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError(f'The {self.scorer} process of {self.artifact} ended; see above.')
+    return json.loads(line)
+
+  def close(self) -> None:
+    self._process.stdin.close()
+    self._process.stdout.close()
+    self._process.wait()
+
+
+def measure(artifacts, scorers, rows: pathlib.Path) -> list[dict[str, Any]]:
+  """A row for each artifact, scorer and size of batch."""
+  with contextlib.ExitStack() as stack:
+    children = []
+    for scorer in scorers:
+      for name, folder in artifacts.items():
+        children.append(_Child(name, folder, scorer, rows))
+        stack.callback(children[-1].close)
+    for turn in range(_ROUNDS.value):
+      print(f'round {turn + 1} of {_ROUNDS.value}', flush=True)
+      for size in map(int, _SIZES.value):
+        for child in children:
+          child.turn(size, _REPEATS.value)
+  first = next(iter(artifacts))
+  reference = {x.scorer: x for x in children if x.artifact == first}
+  return [_row(x, reference[x.scorer], size) for x in children for size in x.times]
+
+
+def _row(child, reference, size):
+  def milliseconds(one, kind):
+    return {p: float(np.percentile(one.times[size][kind], p)) for p in (50, 95, 99)}
+
+  found = {kind: milliseconds(child, kind) for kind in ('raw', 'encoded')}
+  of_first = {kind: milliseconds(reference, kind)[50] / x[50] for kind, x in found.items()}
+  return {
+    'artifact': child.artifact,
+    'scorer': child.scorer,
+    'batch': size,
+    'stored_bytes': child.opened['stored'],
+    'memory_bytes': child.opened['memory'],
+    'load_seconds': child.opened['seconds'],
+    'milliseconds': found,
+    'samples_per_second': {kind: 1e3 * size / x[50] for kind, x in found.items()},
+    'times_as_fast': of_first,
+  }
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+  """One line per artifact, scorer and batch."""
+
+  def cells(x):
+    raw, encoded = (x['milliseconds'][kind] for kind in ('raw', 'encoded'))
+    return (
+      x['scorer'],
+      f'{x["batch"]:,}',
+      x['artifact'],
+      report.size(x['stored_bytes']),
+      report.size(x['memory_bytes']),
+      f'{x["load_seconds"]:.2f} s',
+      ' / '.join(f'{raw[p]:.3g}' for p in raw),
+      ' / '.join(f'{encoded[p]:.3g}' for p in encoded),
+      report.rate([x['samples_per_second']['raw']]),
+      report.rate([x['samples_per_second']['encoded']]),
+      f'{x["times_as_fast"]["raw"]:.2f}×',
+      f'{x["times_as_fast"]["encoded"]:.2f}×',
+    )
+
+  ordered = sorted(rows, key=lambda x: (x['scorer'], x['batch']))
+  header = (
+    'scorer', 'batch', 'model', 'stored', 'memory', 'load', 'raw ms, p50 / p95 / p99',
+    'encoded ms, p50 / p95 / p99', 'raw/s', 'encoded/s', 'raw, as fast', 'encoded, as fast',
+  )  # fmt: skip
+  return report.table(header, [cells(x) for x in ordered])
+
+
+def _caption(found):
+  where = found['environment']
+  return (
+    f'{common.data_name()}: {_ROUNDS.value} turns of {_REPEATS.value} batches; memory is what the '
+    f'process grew by, opening and scoring {_REQUESTED:,} rows or all of test; {where["device"]}, '
+    f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f}, jax {where["jax"]}, '
+    f'{where["date"]}. `{found["command"]}`'
+  )
+
+
+if __name__ == '__main__':
+  common.run(main)
