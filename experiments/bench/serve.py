@@ -33,6 +33,7 @@ from ctr_jax import compress, models, predict
 from ctr_jax.serve import export, pairs_export
 from ctr_jax.train import loop
 from experiments import common, crossed, pcf, report, settings, sweeps
+from experiments.bench import serve_rows
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(crossed)
@@ -43,7 +44,6 @@ _SIZES = flags.DEFINE_list('sizes', ['1', '100', '1000', '10000'], 'Samples of a
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Turns of each process.')
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'Batches of each size in a turn.')
 _FEWER = 4  # Rows of a hashed table: so many times fewer.
-_REQUESTED = 40_000  # Rows that requests are cut from.
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     given = dict(x.split('=', 1) for x in _ARTIFACTS.value)
     artifacts = given or _exported(source, pathlib.Path(folder))
     rows = pathlib.Path(folder, 'rows.json')
-    rows.write_text(json.dumps(requests(source)))
+    rows.write_text(json.dumps(serve_rows.requests(source)))
     measured = measure(artifacts, scorers, rows)
   found = {'command': common.command('bench.serve'), 'environment': common.environment()}
   found |= {'rows': measured, 'table': render(measured), 'caption': _caption(found)}
@@ -99,32 +99,6 @@ def _export(
   stored = compress.encode(model.codec, tables)
   variables = predict.init_net(model, jax.random.key(0))
   return export.write(folder, model, rules, stored, variables, source, vectors)
-
-
-def requests(source) -> dict[str, list[Any]]:
-  """Raw values of samples of test, by column.
-
-  Texts and numbers are what they were before they were encoded; of a hash or a bucket only its
-  number is known, and asked for: looking it up costs the same.
-  """
-  count = min(_REQUESTED, source.num_samples('test'))
-  features = {f.column: f for f in source.schema.features}
-  read = source.read('test', [f.name for f in features.values()], 0, count)
-  return {column: _raw(source, f, read[f.name]) for column, f in features.items()}
-
-
-def _raw(source, feature, column):
-  """None where a value is missing."""
-  if feature.kind == 'numeric':
-    return [None if np.isnan(x) else x for x in column.tolist()]
-  words = export.words_of(source, feature) or range(1, 1 + int(column.max(initial=0)))
-
-  def value(row):
-    return words[row - 1] if row > 0 else None
-
-  if feature.kind == 'ids':
-    return [[value(row) for row in cell if row >= 0] for cell in column.tolist()]
-  return [value(row) for row in column.tolist()]
 
 
 class _Child:
@@ -173,26 +147,7 @@ def measure(artifacts, scorers, rows: pathlib.Path) -> list[dict[str, Any]]:
           child.turn(size, _REPEATS.value)
   first = next(iter(artifacts))
   reference = {x.scorer: x for x in children if x.artifact == first}
-  return [_row(x, reference[x.scorer], size) for x in children for size in x.times]
-
-
-def _row(child, reference, size):
-  def milliseconds(one, kind):
-    return {p: float(np.percentile(one.times[size][kind], p)) for p in (50, 95, 99)}
-
-  found = {kind: milliseconds(child, kind) for kind in ('raw', 'encoded')}
-  of_first = {kind: milliseconds(reference, kind)[50] / x[50] for kind, x in found.items()}
-  return {
-    'artifact': child.artifact,
-    'scorer': child.scorer,
-    'batch': size,
-    'stored_bytes': child.opened['stored'],
-    'memory_bytes': child.opened['memory'],
-    'load_seconds': child.opened['seconds'],
-    'milliseconds': found,
-    'samples_per_second': {kind: 1e3 * size / x[50] for kind, x in found.items()},
-    'times_as_fast': of_first,
-  }
+  return [serve_rows.row(x, reference[x.scorer], size) for x in children for size in x.times]
 
 
 def render(rows: list[dict[str, Any]]) -> str:
@@ -227,7 +182,7 @@ def _caption(found):
   where = found['environment']
   return (
     f'{common.data_name()}: {_ROUNDS.value} turns of {_REPEATS.value} batches; memory is what the '
-    f'process grew by, opening and scoring {_REQUESTED:,} rows or all of test; {where["device"]}, '
+    f'process grew by, opening and scoring {serve_rows.REQUESTED:,} rows or all of test; {where["device"]}, '
     f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f}, jax {where["jax"]}, '
     f'{where["date"]}. `{found["command"]}`'
   )

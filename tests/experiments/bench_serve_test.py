@@ -10,7 +10,7 @@ import pytest
 
 from ctr_jax.data import encode, schema
 from experiments import common
-from experiments.bench import serve
+from experiments.bench import serve_rows
 
 SCHEMA = """
 name = 'logs'
@@ -40,7 +40,7 @@ def test_requests_are_the_raw_values(tmp_path):
   (tmp_path / 'logs.toml').write_text(SCHEMA)
   described = schema.Schema.from_toml(tmp_path / 'logs.toml')
   source = encode.encode(described, tmp_path, tmp_path / 'encoded', progress=False)
-  assert serve.requests(source) == {
+  assert serve_rows.requests(source) == {
     'user': ['a', 'b', None, 'a'],
     'tags': [['x', 'y'], [None], ['y'], ['x']],
     'price': [1.5, 2, None, -3],
@@ -55,7 +55,7 @@ def test_ratios_are_to_the_first_artifact():
       turns = slower * np.arange(1.0, 102)
       self.times = {10: {'raw': turns.tolist(), 'encoded': (turns / 2).tolist()}}
 
-  row = serve._row(Child('compact', 0.5), Child('massive', 1.0), 10)
+  row = serve_rows.row(Child('compact', 0.5), Child('massive', 1.0), 10)
   assert row['milliseconds']['raw'] == {50: 25.5, 95: 48.0, 99: 50.0}
   assert row['times_as_fast'] == {'raw': 2.0, 'encoded': 2.0}
   assert row['samples_per_second']['encoded'] == 1e4 / 12.75
