@@ -182,7 +182,8 @@ def _caption(found):
   where = found['environment']
   return (
     f'{common.data_name()}: {_ROUNDS.value} turns of {_REPEATS.value} batches; memory is what the '
-    f'process grew by, opening and scoring {serve_rows.REQUESTED:,} rows or all of test; {where["device"]}, '
+    f'process grew by, opening and scoring {serve_rows.REQUESTED:,} rows of test, or all it has; '
+    f'{where["device"]}, '
     f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f}, jax {where["jax"]}, '
     f'{where["date"]}. `{found["command"]}`'
   )

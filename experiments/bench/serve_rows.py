@@ -1,4 +1,4 @@
-"""What `bench.serve` asks of exported models, and what it makes of the times: nothing with flags."""
+"""What `bench.serve` asks of exported models, and what it makes of the times; without flags."""
 
 from __future__ import annotations
 
