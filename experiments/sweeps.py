@@ -106,7 +106,10 @@ def entries(sweep: Callable[..., None], source: columns.Source) -> list[Entry]:
 
 
 def run(
-  experiment: str, sweep: Callable[..., None], render: Callable[[dict], str], axis: str = 'bytes'
+  experiment: str,
+  sweep: Callable[..., None],
+  render: Callable[[dict], str],
+  axis: str | None = 'bytes',
 ) -> None:
   """Trains what a sweep asks for, merges the rows into the results, prints and draws them.
 
@@ -115,12 +118,14 @@ def run(
     sweep: `sweep(add, source)`; `add(group, name, links=(), facts={}, source=None, **changes of the
       trial)`.
     render: result → Markdown.
-    axis: 'bytes' of the served tables or 'bytes_training' in the picture.
+    axis: 'bytes' of the served tables or 'bytes_training' in the picture; None for no picture.
   """
   source = common.source()
   chosen = entries(sweep, source)
   name = f'{experiment}_{common.data_name()}'
   shared = {'base': base().describe(source), **common.best_possible(source)}
+  if axis is None:
+    shared['picture'] = False
   if common.SAVE.value:
     merged(common.result(experiment, source, [], **shared), name)  # Refused before hours of work.
   with common.workdir(experiment) as folder:
@@ -137,8 +142,9 @@ def run(
       return  # The report is made of all rows, by a run that finds them done.
     text = f'{render(result)}\n\n{report.caption(result)}\n'
     (folder / 'report.md').write_text(text)
-    report.groups(result, folder / 'report.png', axis)
-    print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+    if axis is not None:
+      report.groups(result, folder / 'report.png', axis)
+    print(f'\n{text}\nThe report and result.json are in {folder}')
 
 
 def folder_name(group: str, name: str) -> str:
