@@ -15,10 +15,15 @@ LAYERS = {
   'compress': {'tables'},
   'predict': {'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
-  'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
+  'train': {
+    'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'data.folders', 'graphs',
+  },
   'evaluate': {'predict', 'data', 'tables'},
-  'serve': {'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns'},
-}
+  'serve': {
+    'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns',
+    'data.folders',
+  },
+}  # fmt: skip
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
 # engine; a bare accelerator image has neither it nor plotting.
 ETL = {'ibis', 'duckdb', 'pyarrow', 'pandas', 'pyspark'}
