@@ -80,7 +80,7 @@ def test_imports_point_one_way(path):
 
 
 # Of the folder that scores, the files that may use jax; the others must run without it.
-JAX_SERVES = {'export', 'forward', 'jax_scorer', 'pairs_export'}
+JAX_SERVES = {'export', 'delta_export', 'forward', 'jax_scorer', 'pairs_export'}
 
 
 def _scoring():

@@ -180,6 +180,15 @@ def rows(delta: Delta) -> Iterable[tuple[str, Rows]]:
     yield path, Rows(here, values, dict(zip(slots, rest, strict=True)))
 
 
+def moved(deltas: Iterable[Delta]) -> dict[str, np.ndarray]:
+  """Path of a leaf → its rows that changed in any of some deltas, int32, ascending."""
+  found: dict[str, np.ndarray] = {}
+  for delta in deltas:
+    for path, x in rows(delta):
+      found[path] = np.union1d(found[path], x.rows) if path in found else np.array(x.rows)
+  return found
+
+
 def whole(delta: Delta) -> dict[str, np.ndarray]:
   """Name → array, of what is not by row."""
   entries = delta.manifest['whole']
