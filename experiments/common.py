@@ -72,6 +72,19 @@ SEEDS_FORM = flags.DEFINE_enum(
 )
 EPOCHS = flags.DEFINE_integer('epochs', None, 'At most so many epochs. Default: by data set.')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'Samples per step. Default: by data set.')
+CHECKPOINT_STEPS = flags.DEFINE_integer(
+  'checkpoint_steps',
+  0,
+  'A checkpoint every so many steps, beside the one after each epoch.',
+  lower_bound=0,
+)
+DELTAS = flags.DEFINE_integer(
+  'deltas',
+  0,
+  'So many checkpoints after each full one save the rows that have changed since the one before, '
+  'and the net; one process only. 0: all are full.',
+  lower_bound=0,
+)
 HIDDEN = flags.DEFINE_list(
   'hidden', None, 'Units of the deep part, as 400,400,400. Default: by data set.'
 )
@@ -98,7 +111,7 @@ WIDE, _COPIES = '_wide', 5
 # `only` chooses rows and changes none: what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form', 'export',
+  'only', 'seeds_at_once', 'seeds_form', 'export', 'checkpoint_steps', 'deltas',
 }  # fmt: skip
 
 
@@ -133,6 +146,8 @@ def schedule(epochs: int, batch_size: int) -> loop.Schedule:
   return loop.Schedule(
     epochs=epochs if EPOCHS.value is None else EPOCHS.value,
     batch_size=batch_size if BATCH_SIZE.value is None else BATCH_SIZE.value,
+    checkpoint_steps=CHECKPOINT_STEPS.value,
+    deltas=DELTAS.value,
   )
 
 

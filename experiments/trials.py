@@ -186,7 +186,7 @@ class Trial:
       'dim': self.dim,
       'init': self.init,
       'optimizer': {k: v for k, v in dataclasses.asdict(self.optimizer).items() if v is not None},
-      'schedule': dataclasses.asdict(self.schedule),
+      'schedule': {k: v for k, v in dataclasses.asdict(self.schedule).items() if k != 'deltas'},
     }
     if self.split != 'train':
       described['split'] = self.split

@@ -15,10 +15,15 @@ LAYERS = {
   'compress': {'tables'},
   'predict': {'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
-  'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
+  'train': {
+    'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'data.folders', 'graphs',
+  },
   'evaluate': {'predict', 'data', 'tables'},
-  'serve': {'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns'},
-}
+  'serve': {
+    'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns',
+    'data.folders',
+  },
+}  # fmt: skip
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
 # engine; a bare accelerator image has neither it nor plotting.
 ETL = {'ibis', 'duckdb', 'pyarrow', 'pandas', 'pyspark'}
@@ -75,7 +80,7 @@ def test_imports_point_one_way(path):
 
 
 # Of the folder that scores, the files that may use jax; the others must run without it.
-JAX_SERVES = {'export', 'forward', 'jax_scorer', 'pairs_export'}
+JAX_SERVES = {'export', 'delta_export', 'forward', 'jax_scorer', 'pairs_export'}
 
 
 def _scoring():

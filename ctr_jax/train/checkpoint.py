@@ -1,8 +1,13 @@
-"""Orbax checkpoints of a run: the last one, and the best one.
+"""Orbax checkpoints of a run: the last one, and the best one; between last ones, deltas.
 
 A checkpoint holds the state with tables by leaf path (not by physical array, so that a stacked run
 can be read apart and the other way round), the loop's position, and a description of what made it.
 A checkpoint of another schema, chain or net is refused in words.
+
+With `deltas`, so many of the last checkpoints are no full ones but what has changed since the one
+before (`deltas.Deltas`); then comes a full one again, and when it is complete its deltas go:
+
+  last/<step>/    deltas/delta-<step>-<step>/ ...    best/<step>/
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ctr_jax import predict
 from ctr_jax.tables import stack
+from ctr_jax.train import deltas as deltas_lib
 from ctr_jax.train import state as state_lib
 
 
@@ -114,11 +120,19 @@ class Checkpoints:
   """The checkpoints under one folder.
 
   `description` is plain JSON (schema, chain, net, optimizer): it is saved with every checkpoint and
-  has to be equal when one is restored.
+  has to be equal when one is restored. `deltas` is how many deltas follow a full checkpoint before
+  the next one is full again.
   """
 
-  def __init__(self, folder: pathlib.Path, model: predict.Model, description: dict[str, Any]):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    model: predict.Model,
+    description: dict[str, Any],
+    deltas: int = 0,
+  ):
     self._model = model
+    self._deltas = deltas_lib.Deltas(folder.absolute() / 'deltas', model, deltas)
     self._description = description
     self._managers = {
       kind: ocp.CheckpointManager(
@@ -133,8 +147,30 @@ class Checkpoints:
       for kind in ('last', 'best')
     }
 
+  def moved(self, batch: Any) -> None:
+    """Tells what a step on `batch` has moved; every step between two saves of 'last' is told."""
+    self._deltas.add(batch)
+
   def save(self, kind: str, state: state_lib.State, position: dict[str, Any]) -> None:
-    """Saves asynchronously: returns when the arrays have been copied."""
+    """Saves asynchronously: returns when the arrays have been copied. A delta is then on disk."""
+    if kind == 'last' and self._deltas.due:
+      self._managers[kind].wait_until_finished()  # What it follows is complete.
+      self._drop_deltas()
+      self._deltas.save(state, position)
+      return
+    self._save(kind, state, position)
+    if kind == 'last':
+      self._deltas.begin(state)
+
+  def compact(self, like: state_lib.State) -> None:
+    """Makes a full checkpoint of the last one and its deltas, which then go."""
+    restored = self.restore('last', like)
+    if restored is not None:
+      self._save('last', *restored)
+      self._deltas.begin(restored[0])
+      self.wait()
+
+  def _save(self, kind, state, position):
     step = int(state.step)
     manager = self._managers[kind]
     if step in manager.all_steps():
@@ -153,16 +189,19 @@ class Checkpoints:
     """The newest checkpoint of its kind, or None if there is none.
 
     Args:
-      kind: 'last' or 'best'.
+      kind: 'last', with the deltas that follow it, or 'best'.
       like: arrays or `ShapeDtypeStruct`s that say what the state looks like.
 
     Raises:
+      FileNotFoundError, ValueError: a delta is missing, damaged or out of its place.
       ValueError: it was made by another schema, chain, net or optimizer.
     """
     manager = self._managers[kind]
     manager.wait_until_finished()
     step = manager.latest_step()
     if step is None:
+      if kind == 'last':
+        self._deltas.require_none()
       return None
     self._check(manager, step)
     lanes = self._saved_lanes(manager, step)
@@ -174,7 +213,8 @@ class Checkpoints:
       ),
     )
     tree = _dealt(self._model, lanes, restored['state'], like)
-    return _native(self._model, like, tree), restored['position']
+    state, position = _native(self._model, like, tree), restored['position']
+    return self._deltas.restore(state, position) if kind == 'last' else (state, position)
 
   def _saved_lanes(self, manager, step):
     if not (manager.directory / str(step) / 'lanes').exists():
@@ -197,6 +237,13 @@ class Checkpoints:
     """Returns when everything saved is on disk."""
     for manager in self._managers.values():
       manager.wait_until_finished()
+    self._drop_deltas()
+
+  def _drop_deltas(self):
+    """Those before the last full checkpoint, which is complete."""
+    step = self._managers['last'].latest_step()
+    if step is not None:
+      self._deltas.drop(step)
 
   def close(self) -> None:
     for manager in self._managers.values():

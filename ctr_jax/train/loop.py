@@ -39,6 +39,7 @@ class Schedule:
     min_delta: what counts as better.
     monitor: 'auc', 'gauc' or 'log_loss', on the validation split.
     checkpoint_steps: a checkpoint every so many steps, beside the one after each epoch; 0 for none.
+    deltas: after a full checkpoint so many save what has changed since the one before, and no more.
   """
 
   epochs: int = 100
@@ -49,6 +50,7 @@ class Schedule:
   min_delta: float = 1e-6
   monitor: str = 'auc'
   checkpoint_steps: int = 0
+  deltas: int = 0
 
 
 class Diverged(RuntimeError):
@@ -118,7 +120,9 @@ class Run:
       source, split, (*model.columns, 'label'), schedule.batch_size, seed=seed,
       host=program.host, hosts=program.hosts,
     )  # fmt: skip
-    self._checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', model, description)
+    self._checkpoints = checkpoint.Checkpoints(
+      folder / 'checkpoints', model, description, schedule.deltas
+    )
     self._journal = journal.Journal(folder)
     self._validation = validate
     self._start = start
@@ -192,7 +196,7 @@ class Run:
     self._checkpoints.save('last', state, dataclasses.asdict(position))
 
   def note(self, metrics: Mapping[str, Any], inputs: Any, position: Position) -> float:
-    """Adds a step's metrics to those of the epoch; returns the loss.
+    """Adds a step's metrics to those of the epoch, its rows to what is to be saved; the loss.
 
     Raises:
       Diverged: the loss is not finite.
@@ -200,6 +204,7 @@ class Run:
     value = float(metrics['loss'])
     if not np.isfinite(value):
       raise Diverged(self._diagnosis(value, inputs, position))
+    self._checkpoints.moved(inputs)
     position.loss += value
     for name, found in metrics.items():
       if name != 'loss':  # Of the exchange between devices: the worst of the epoch.
