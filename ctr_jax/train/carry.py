@@ -17,7 +17,7 @@ import numpy as np
 
 from ctr_jax import predict
 from ctr_jax.compress import codec as codec_lib
-from ctr_jax.compress import encode as encode_lib
+from ctr_jax.compress.encode import encode, extend
 from ctr_jax.tables import gather
 from ctr_jax.tables import leaf as leaf_lib
 
@@ -129,7 +129,7 @@ def extended(
     )
   plan = old.codec.plan[table]
   stored = leaf_lib.unflatten(plan, arrays, table)
-  found = encode_lib.extend(plan, stored, codec_lib.chain(*last[length:]))
+  found = extend(plan, stored, codec_lib.chain(*last[length:]))
   ids = np.arange(new.rows[table], dtype=np.int32)
   found = leaf_lib.flatten(found, table)
   return Carried(found, {}, _off(old, new, table, arrays, found, ids, ids))
@@ -147,7 +147,7 @@ def encoded(
   kept = np.flatnonzero(moved >= 0).astype(np.int32)
   table_RxC = vectors(new, table, fresh, np.arange(new.rows[table], dtype=np.int32))
   table_RxC[kept] = vectors(old, table, arrays, moved[kept])
-  found = encode_lib.encode(new.codec, {table: jnp.asarray(table_RxC)})
+  found = encode(new.codec, {table: jnp.asarray(table_RxC)})
   found = leaf_lib.flatten(found[table], table)
   return Carried(found, {}, _off(old, new, table, arrays, found, moved[kept], kept))
 
