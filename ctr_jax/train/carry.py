@@ -105,7 +105,9 @@ def copied(
   error = _error(vectors(old, table, arrays, moved[kept]), vectors(new, table, found, kept))
   if error:
     return f'the same stored rows give other vectors (by up to {error:.1e})'
-  return Carried(found, rows)
+  rest = any(x is not None and (x < 0).any() for x in rows.values())
+  frozen = rest and all(leaf.frozen for leaf in there.values())
+  return Carried(found, rows, 'frozen: new rows stay as drawn' if frozen else '')
 
 
 def extended(
@@ -159,7 +161,7 @@ def put(array: Any, rows: np.ndarray | None, fresh: Callable[[], Any]) -> Any:
   kept = rows >= 0
   found = np.array(fresh())
   found[kept] = np.asarray(array)[rows[kept]]
-  return jnp.asarray(found)
+  return found if isinstance(array, np.ndarray) else jnp.asarray(found)
 
 
 def _rows(old: int, new: int, before, after, in_place):

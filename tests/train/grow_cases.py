@@ -13,6 +13,7 @@ from ctr_jax.data import schema as schema_lib
 from ctr_jax.tables import leaf, rowwise, stack
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
+from tests.compress import techniques
 from tests.models import nets_test
 
 F = schema_lib.Feature
@@ -120,3 +121,21 @@ def stepped(built, state, columns, recipe=RECIPE):
 
 def same(found, wanted):
   np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def tables() -> str:
+  """What can grow, as Markdown: of the registries above, which the tests hold to be true."""
+  lines = [f'| net | silent by | {" | ".join(CHANGES)} |', '|---' * (2 + len(CHANGES)) + '|']
+  for net in NETS:
+    side = 'weights' if getattr(model(SOME, net).net, 'weighs_all', False) else 'vectors'
+    cells = ['refused' if name in REFUSED.get(net, ((),))[0] else 'same' for name in CHANGES]
+    lines.append(f'| {net} | {side} | {" | ".join(cells)} |')
+  lines += ['', '| technique | vocabulary doubles | new table, zero vectors |', '|---|---|---|']
+  for name in techniques.TECHNIQUES:
+    first = 'refused; accepted: encoded anew' if name in CANNOT_ENLARGE else 'same'
+    lines.append(f'| {name} | {first} | {"refused" if name in CANNOT_BE_SILENT else "learns"} |')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  print(tables())

@@ -5,11 +5,14 @@ import numpy as np
 import optax
 import pytest
 
-from ctr_jax import compress
+from ctr_jax import compress, models, predict
 from ctr_jax.data import schema as schema_lib
+from ctr_jax.data import synthetic
+from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import rowwise, stack
-from ctr_jax.train import checkpoint, grow
+from ctr_jax.train import checkpoint, grow, loop
 from ctr_jax.train import state as state_lib
+from ctr_jax.train import step as step_lib
 from tests.train.grow_cases import (
   ALL,
   DIM,
@@ -274,3 +277,38 @@ def test_a_checkpoint_of_an_old_schema_goes_on(tmp_path):
     grow.from_checkpoint(
       tmp_path, 'best', description | {'schema': 'new'}, old, RECIPE, new, RECIPE, seed=9
     )
+
+
+@pytest.mark.long
+def test_a_run_goes_on_from_another_with_fewer_features(tmp_path):
+  source = synthetic.Synthetic(synthetic.small())
+  net = models.NETS['dnn'](hidden=(8,))
+  rules = [(('tags', compress.drop()), *ALL), ALL]
+  old, new = (predict.build(source.schema, source.rows, x, net, DIM) for x in rules)
+
+  def run(built, name, start=None):
+    program = step_lib.program(built, RECIPE)
+
+    def validate(state):
+      return evaluate.evaluate(built, program.scorer, state.tables, state.net, source, 'valid')
+
+    schedule = loop.Schedule(epochs=1, batch_size=256)
+    found = loop.Run(
+      built, program, schedule, source, tmp_path / name, {'of': name}, 0, validate, start=start
+    )
+    return validate, found
+
+  _, first = run(old, 'old')
+  before = first.fit()
+
+  def start(state):
+    del state
+    how = (tmp_path / 'old' / 'checkpoints', 'best', {'of': 'old'}, old, RECIPE, new, RECIPE)
+    return grow.from_checkpoint(*how, seed=1)[0]
+
+  validate, second = run(new, 'new', start)
+  begun, _ = second.begin()
+  assert validate(begun)['auc'] == pytest.approx(before.position.best, abs=1e-6)
+  after = second.fit()
+  assert after.last.tables.keys() - before.state.tables.keys() == {'tags'}
+  assert int(after.last.step) == 2 * int(before.last.step)
