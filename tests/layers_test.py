@@ -15,8 +15,10 @@ LAYERS = {
   'compress': {'tables'},
   'predict': {'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
+  # Of compress no technique: `encode` takes any. Of models no net: `part` takes any.
   'train': {
-    'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'data.folders', 'graphs',
+    'predict', 'tables', 'compress.codec', 'compress.encode', 'models.part', 'data.batches',
+    'data.columns', 'data.folders', 'graphs',
   },
   'evaluate': {'predict', 'data', 'tables'},
   'serve': {

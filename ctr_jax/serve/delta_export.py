@@ -19,8 +19,9 @@ import numpy as np
 from ctr_jax import predict
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import delta, trees
+from ctr_jax.serve import delta
 from ctr_jax.tables import leaf as leaf_lib
+from ctr_jax.tables import trees
 
 ROW_WISE = ('cast', 'int_quantize')
 """Techniques that store a row by what is in that row alone."""
