@@ -166,12 +166,12 @@ class Schema:
   Attributes:
     name: of the data set.
     features: in the order in which nets see them.
-    label: raw column with the label, 0 or 1.
+    label: raw column with the label, 0 or 1; '' = none, for files that add columns to samples.
     files: split (or 'all' where `split` is not by file) -> glob, or several, relative to the data
       folder. For a pattern P, `P.gz` and `P.zst` are found as well.
     split: which rows are train, valid and test.
     group: feature by which GAUC groups; '' = none.
-    ignore: raw columns that are known and not wanted.
+    ignore: raw columns that are known and not wanted; '*' = all that no feature reads.
     format: 'csv', 'tsv', 'parquet', 'libsvm' or 'libffm'; '' = by the file name, else csv.
     delimiter: '' = by the format.
     quote: '"' or '' for none; by default '"' for csv and none for tsv.
