@@ -266,10 +266,9 @@ def _unique(draft, con, lines, key, paths):
       + (f', and so have {twice["keys"] - 1:,} others' if twice['keys'] > 1 else '')
       + '. Leave one line for each key.'
     )
-  words, _ = draft.columns().vocabulary(key.table)
-  rows = pa.array(range(1, len(words) + 1), pa.int32())
-  words = pa.table({'word': pa.array(words, pa.string()), 'number': rows})
-  words = engine.store(con, 'keys', words)
+  words, _ = draft.columns().words(key.table)
+  rows = np.arange(1, len(words) + 1, dtype=np.int32)
+  words = engine.store(con, 'keys', pa.table({'word': words, 'number': rows}))
   matched = lines.inner_join(words, lines.key == words.word).select('number', _VALUE)
   matched = engine.store(con, 'matched', matched)
   used, all_of = (engine.rows(con, t.agg(n=t.count()))[0]['n'] for t in (matched, lines))

@@ -17,7 +17,7 @@ import pathlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -93,11 +93,16 @@ class Columns:
 
   def vocabulary(self, table: str) -> tuple[list[str], np.ndarray]:
     """(values, their counts in train) of rows 1, 2, ... of a table of id, ids or bucket."""
+    words, counts = self.words(table)
+    return words.to_pylist(), counts
+
+  def words(self, table: str) -> tuple[Any, np.ndarray]:
+    """As `vocabulary`, the values as an Arrow array."""
     names = words_of(self.manifest, table)
     if names[0] not in self.manifest['files']:
       raise KeyError(f'Table {table!r} of {self.path} has no vocabulary: it is hashed or numeric.')
     read = self._parquet(names[0])
-    words, counts = read['value'].to_pylist(), read['count'].to_numpy()
+    words, counts = read['value'], read['count'].to_numpy()
     for name in names[1:]:
       words, counts = _extended(words, counts, self._parquet(name))
     return words, counts
@@ -200,11 +205,13 @@ def words_of(manifest, table: str) -> list[str]:
 
 def _extended(words, counts, read):
   """A vocabulary and what a change added: row, value (null: of a row that there was), count."""
+  import pyarrow as pa
+
   rows, added = read['row'].to_numpy(), read['count'].to_numpy()
-  total = max(len(words), int(rows.max(initial=0)))
-  counts = np.concatenate([counts, np.zeros(total - len(words), counts.dtype)])
+  new = read['value'].drop_null()
+  counts = np.concatenate([counts, np.zeros(len(new), counts.dtype)])
   counts[rows - 1] += added
-  return words + [value for value in read['value'].to_pylist() if value is not None], counts
+  return pa.chunked_array([*words.chunks, *new.chunks], new.type), counts
 
 
 def checksum(manifest) -> str:

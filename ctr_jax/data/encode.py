@@ -89,6 +89,11 @@ def encode(
 
 def _reuse(schema, identity, out, on_bad_row, progress):
   found = columns.open_columns(out)
+  if found.manifest['format'] == columns.CHANGED:
+    raise FileExistsError(
+      f'{out} holds a data set that was changed since it was encoded (`python -m '
+      f'ctr_jax.data.change list {out}` says how): open it as it is, or choose another --out.'
+    )
   differs = 'another schema' if found.schema.digest != schema.digest else ''
   differs = differs or ('other raw files' if found.manifest['raw'] != identity else '')
   if on_bad_row == 'error' and found.manifest['skipped']:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ibis
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -111,10 +112,9 @@ def _new(job, name, features):
 def _grown(job, name, features):
   """A vocabulary and what the samples add to it."""
   con, entry = job.con, job.draft.manifest['tables'][name]
-  words, counts = job.draft.columns().vocabulary(name)
-  rows = pa.array(range(1, len(words) + 1), pa.int32())
-  known = pa.table({'value': pa.array(words, pa.string()), 'row': rows})
-  known = engine.store(con, f'words of {name}', known)
+  words, counts = job.draft.columns().words(name)
+  rows = np.arange(1, len(words) + 1, dtype=np.int32)
+  known = engine.store(con, f'words of {name}', pa.table({'value': words, 'row': rows}))
   found = vocabulary.count(con, features, job.samples, f'counts of {name}')
   joined = found.left_join(known, found.value == known.value)
   joined = joined.select(value=found.value, count=found['count'], row=known.row)
