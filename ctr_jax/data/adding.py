@@ -112,8 +112,8 @@ def by_key(
   paths = {'train': [pathlib.Path(p) for p in files]}
   what = f'add {feature.name} by {key}'
   with opened(path, what, memory, progress, dry_run) as (draft, con, said):
-    checked(draft, feature)
     there = checked_key(draft, key)
+    checked(draft, feature)
     reader = schema_lib.Feature('key', 'id', column=key_column or there.column)
     table, _ = _load(con, (reader, feature), paths, form, memory, said.say)
     number = 0 if _is_number(feature) else int(feature.column != reader.column)

@@ -61,7 +61,7 @@ def append(
   what = f'append {", ".join(str(p) for found in paths.values() for p in found)}'
   with adding.opened(path, what, memory, progress, dry_run, False) as (draft, con, said):
     functions = _functions(draft, functions or {})
-    schema = _to_read(draft.schema, functions)
+    schema = _to_read(draft, functions)
     absent = _absent(draft, schema, paths) if on_absent == 'missing' else ()
     read = [f for f in schema.features if f.name not in absent]
     schema = dataclasses.replace(schema, features=tuple(read))
@@ -108,10 +108,12 @@ def _functions(draft, given):
   return {name: (how['inputs'], given[name]) for name, how in made.items()}
 
 
-def _to_read(schema, functions):
+def _to_read(draft, functions):
   """The schema of the files: rows go where they are sent, and functions are in no file."""
+  schema = draft.schema
   features = tuple(f for f in schema.features if f.name not in functions)
   known = [f.column for f in schema.features if f.name in functions]
+  known += draft.manifest.get('dropped', [])
   known += [schema.split.column] if schema.split.by == 'time' else []
   if not features:
     raise ValueError(f'Every column of {schema.name!r} is a function of others.')

@@ -61,6 +61,9 @@ def drop(path, names: Sequence[str], ungroup: bool = False, dry_run: bool = Fals
     if not left:
       raise ValueError(f'No column of {path} would be left.')
     group = '' if schema.group in names else schema.group
+    # Files with more rows may go on having what is not wanted any more.
+    raw = {f.column for f in schema.features if f.name in names}
+    draft.manifest['dropped'] = sorted(raw.union(draft.manifest.get('dropped', ())))
     schema = dataclasses.replace(schema, features=left, group=group)
     draft.manifest['schema'] = schema.to_dict()
     for name in names:
