@@ -153,7 +153,7 @@ def locked(path) -> Iterator[pathlib.Path]:
   columns.read_manifest(path)
   path = pathlib.Path(path)
   (path / 'versions').mkdir(exist_ok=True)
-  with (path / 'versions' / 'lock').open('w') as lock:
+  with (path / 'versions' / 'lock').open('a') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as e:
