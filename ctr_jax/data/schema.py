@@ -33,7 +33,8 @@ Kinds, and the encoding of a missing (empty) and of an unseen (not kept) value:
 | numeric | float32 [n]         | 2 (0 missing, 1 present) | NaN                 | never  |
 
 Row 0 is missing-or-unseen; rows 1, 2, ... are values, most frequent in train first, ties in the
-order of the values' text. Padding of `ids` is -1.
+order of the values' text. Values that came with rows appended later follow, by the same rule among
+themselves. Padding of `ids` is -1.
 """
 
 import dataclasses

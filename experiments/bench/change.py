@@ -2,10 +2,11 @@ r"""What a change of an encoded data set writes and takes, and what training the
 
   python -m experiments.bench.change --samples=2000000
 
-Encodes a Criteo-shaped file (13 integers, 26 ids), adds a column by row, one by key and one as a
-function, renames and drops, appends a twentieth more rows, reads an epoch with 10 and with 40
-columns, verifies and prunes. Every file that was there is looked at before and after: a change that
-touches one is an error. Writes experiments/results/bench_change.json.
+Makes a data set of 39 columns of ids that are alike (a thousand values each, value i with a
+frequency of about 1 / i), adds a column by row, one by key and one as a function, renames and
+drops, appends a hundredth more rows, reads an epoch with 10 and with 40 columns, verifies and
+prunes. Every file that was there is looked at before and after: a change that touches one is an
+error. Writes experiments/results/bench_change.json.
 """
 
 import json
@@ -16,20 +17,81 @@ import tempfile
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 from absl import flags
 
-from ctr_jax.data import adding, appending, batches, change, columns, encode, versions
+from ctr_jax.data import adding, appending, batches, change, columns, storage, versions
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.data.datasets import criteo
 from ctr_jax.train import loop
 from experiments import common, report
-from experiments.bench import encode as bench_encode
 
 _SAMPLES = flags.DEFINE_integer('samples', 2_000_000, 'Rows of the data set.')
 _MADE_IN = flags.DEFINE_string('made_in', None, 'Folder for the files; default: a temporary one.')
 _SAVE_TO = flags.DEFINE_string(
   'save_to', str(common.RESULTS / 'bench_change.json'), 'Where to write.'
 )
+
+
+_VALUES = 1000
+_NAMES = tuple(f'c{i}' for i in range(39))
+
+
+def schema() -> schema_lib.Schema:
+  """Of the data set."""
+  features = tuple(schema_lib.Feature(name) for name in _NAMES)
+  return schema_lib.Schema('alike', features, files={'train': 'train.csv'})
+
+
+def ranks(rng: np.random.Generator, rows: int) -> np.ndarray:
+  """Rows of a table of _VALUES values, int32."""
+  return np.minimum(_VALUES ** rng.random(rows), _VALUES).astype(np.int32)
+
+
+def make(path: pathlib.Path, rows: int) -> None:
+  """Writes the data set as encoding would: nine tenths train, the rest valid and test."""
+  rng = np.random.default_rng(0)
+  counts = {'train': rows - 2 * (rows // 20), 'valid': rows // 20, 'test': rows // 20}
+  parts = np.repeat(np.arange(3, dtype=np.int8), list(counts.values()))
+  clicks = (rng.random(rows) < 0.25).astype(np.float32)
+  arrays = storage.write_splits(path, 'label', counts, [(parts, clicks)], 'float32')
+  (path / 'vocabulary').mkdir()
+  files, words = {}, [f'w{i}' for i in range(1, _VALUES + 1)]
+  for name in _NAMES:
+    column = ranks(rng, rows)
+    arrays |= storage.write_splits(path, name, counts, [(parts, column)], 'int32')
+    seen = np.bincount(column[: counts['train']], minlength=_VALUES + 1)[1:]
+    file = f'vocabulary/{name}.parquet'
+    pq.write_table(pa.table({'value': words, 'count': seen.astype(np.int64)}), path / file)
+    files[file] = storage.digest(path, file)
+  table = {'rows': _VALUES + 1, 'kept': _VALUES, 'cut': 0, 'coverage': 1.0, 'kind': 'id'}
+  manifest = {
+    'format': columns.FORMAT,
+    'schema': schema().to_dict(),
+    'digest': schema().digest,
+    'samples': counts,
+    'skipped': {},
+    'skipped_first': {},
+    'chunk': storage.CHUNK,
+    'tables': dict.fromkeys(_NAMES, table),
+    'arrays': arrays,
+    'files': files,
+    'raw': [],
+    'title': 'alike',
+  }
+  manifest['checksum'] = columns.checksum(manifest)
+  storage.write_json(path / columns.MANIFEST, manifest)
+
+
+def make_day(path: pathlib.Path, rows: int) -> None:
+  """A raw file of rows to append; a tenth of their values are new."""
+  rng = np.random.default_rng(1)
+  found = {'label': (rng.random(rows) < 0.25).astype(np.int8)}
+  for name in _NAMES:
+    numbers = ranks(rng, rows) + _VALUES * (rng.random(rows) < 0.1)
+    found[name] = np.char.add('w', numbers.astype(str))
+  pa_csv.write_csv(pa.table(found), path)
 
 
 def state(path: pathlib.Path) -> dict[str, tuple[int, int, int]]:
@@ -73,16 +135,16 @@ def by_row(path: pathlib.Path, folder: pathlib.Path):
 
 def by_key(path: pathlib.Path, folder: pathlib.Path):
   """Adds a number for each value of an id."""
-  words, _ = columns.open_columns(path).vocabulary('C3')
+  words, _ = columns.open_columns(path).vocabulary('c3')
   file = folder / 'key.csv'
-  file.write_text('\n'.join(['C3,age', *(f'{x},{i % 97}' for i, x in enumerate(words)), '']))
+  file.write_text('\n'.join(['c3,age', *(f'{x},{i % 97}' for i, x in enumerate(words)), '']))
   feature = schema_lib.Feature('age', 'numeric')
-  return lambda: adding.by_key(path, feature, [file], 'C3', on_missing='missing')
+  return lambda: adding.by_key(path, feature, [file], 'c3', on_missing='missing')
 
 
 def dear(read: dict[str, np.ndarray]) -> np.ndarray:
   """A function of two columns."""
-  return np.where(read['I1'] > 0, read['I1'] + read['I2'], np.nan)
+  return np.where(read['c1'] > 9, read['c1'] + read['c2'], np.nan)
 
 
 def epoch(path: pathlib.Path, names: tuple[str, ...]) -> dict:
@@ -100,26 +162,24 @@ def epoch(path: pathlib.Path, names: tuple[str, ...]) -> dict:
 
 def measure(folder: pathlib.Path) -> dict:
   """All changes, one after the other."""
-  for name, rows, seed in (('raw', _SAMPLES.value, 0), ('day', _SAMPLES.value // 20, 1)):
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    if not (folder / name / 'train.txt').exists():
-      bench_encode.make(folder / name / 'train.txt', rows, seed)
   path = folder / 'encoded'
   shutil.rmtree(path, ignore_errors=True)
-  encode.encode(criteo.schema(), folder / 'raw', path)
+  path.mkdir(parents=True)
+  make(path, _SAMPLES.value)
+  make_day(folder / 'day.csv', _SAMPLES.value // 100)
   size = sum(size for size, *_ in state(path).values())
   runs = [changed(path, 'add a column by row', by_row(path, folder))]
-  # Some columns weigh more than others: of all, every fourth, the new one among them.
+  # Of all, every fourth, the new one among them.
   names = columns.open_columns(path).schema.names
   reads = [epoch(path, names[3::4]), epoch(path, names)]
-  day = {'train': [folder / 'day' / 'train.txt']}
+  day = {'train': [folder / 'day.csv']}
   feature = schema_lib.Feature('dear', 'numeric')
   for what, run in (
     ('add a column by key', by_key(path, folder)),
-    ('add a function', lambda: adding.by_function(path, feature, ['I1', 'I2'], dear)),
+    ('add a function', lambda: adding.by_function(path, feature, ['c1', 'c2'], dear)),
     ('rename', lambda: change.rename(path, 'dear', 'dearer')),
     ('drop two columns', lambda: change.drop(path, ['slot', 'age'])),
-    ('append 5% rows', lambda: appending.append(path, day, functions={'dearer': dear})),
+    ('append 1% rows', lambda: appending.append(path, day, functions={'dearer': dear})),
   ):
     runs.append(changed(path, what, run))
   began = time.monotonic()
