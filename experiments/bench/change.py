@@ -7,6 +7,11 @@ frequency of about 1 / i), adds a column by row, one by key and one as a functio
 drops, appends a hundredth more rows, reads an epoch with 10 and with 40 columns, verifies and
 prunes. Every file that was there is looked at before and after: a change that touches one is an
 error. Writes experiments/results/bench_change.json.
+
+Measured with 2,000,000 rows on one core that was shared with much else (load 16): a column by row
+wrote 2,937,519 bytes in 36 files, a manifest of 183,217 and the kept one of 177,456, in 1.2 s of
+the processor; by key 2,438,903 bytes, 1.3 s; a function 3,185,403 bytes, 0.8 s; 20,000 rows more
+1,604,561 bytes, 7.1 s. Of 40 columns, 10 read 26,371,588 of 105,487,330 bytes, a share of 0.25.
 """
 
 import json
