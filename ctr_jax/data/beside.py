@@ -93,8 +93,9 @@ def _check(base, part):
 
 
 def checksums(source: columns.Source) -> set[str]:
-  """Of a source, and of those that it was joined of: all are of the same samples."""
-  found = {source.checksum}
+  """Of a source, of its versions before columns came and went, and of those that it was joined of:
+  all are of the same samples."""
+  found = {source.checksum, *getattr(source, 'manifest', {}).get('same_samples', ())}
   if isinstance(source, Beside):
     found |= checksums(source._base)
   return found

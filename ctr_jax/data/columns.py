@@ -4,6 +4,9 @@ r"""An encoded data set on disk, and the protocol by which everything downstream
   <path>/<split>/<column>/         one zarr3 array: zarr.json, c/0, c/1, ...
   <path>/vocabulary/<table>.parquet   value, count; the value of line i has row number i + 1
 
+Columns and rows that come and go make new versions of the manifest (`ctr_jax.data.versions` says
+what lies where); each is read as if it had been encoded so.
+
 Check one:  python -m ctr_jax.data.columns PATH
 """
 
@@ -14,15 +17,16 @@ import pathlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.data import storage
+from ctr_jax.data import segments, storage
 
 MANIFEST = 'manifest.json'
-FORMAT = 1
+# Of a data set as it was encoded, and of one that was changed since.
+FORMAT, CHANGED = 1, 2
 
 
 class Source(Protocol):
@@ -74,7 +78,7 @@ class Columns:
     self.checksum = manifest['checksum']
     self.title = manifest['title']
     self.bytes_read = collections.Counter()
-    self._readers, self._kept = {}, {}
+    self._segments, self._readers, self._kept = {}, {}, {}
     self._lock = threading.Lock()
 
   def num_samples(self, split: str) -> int:
@@ -89,11 +93,19 @@ class Columns:
 
   def vocabulary(self, table: str) -> tuple[list[str], np.ndarray]:
     """(values, their counts in train) of rows 1, 2, ... of a table of id, ids or bucket."""
-    name = f'vocabulary/{table}.parquet'
-    if name not in self.manifest['files']:
+    words, counts = self.words(table)
+    return words.to_pylist(), counts
+
+  def words(self, table: str) -> tuple[Any, np.ndarray]:
+    """As `vocabulary`, the values as an Arrow array."""
+    names = words_of(self.manifest, table)
+    if names[0] not in self.manifest['files']:
       raise KeyError(f'Table {table!r} of {self.path} has no vocabulary: it is hashed or numeric.')
-    read = self._parquet(name)
-    return read['value'].to_pylist(), read['count'].to_numpy()
+    read = self._parquet(names[0])
+    words, counts = read['value'], read['count'].to_numpy()
+    for name in names[1:]:
+      words, counts = _extended(words, counts, self._parquet(name))
+    return words, counts
 
   def lookup(self, name: str) -> dict[str, np.ndarray]:
     """What serving looks up of a statistic: u, v, lift and seen, see `crosses`."""
@@ -116,71 +128,90 @@ class Columns:
       raise ValueError(
         f'Samples {start}..{stop} of {split} were asked for; it has {self.num_samples(split)}.'
       )
-    chunk = self.manifest['chunk']
-    indices = range(start // chunk, -(-stop // chunk) if stop > start else start // chunk)
-    # All reads are under way before the first is waited for.
-    begun = {name: [self._begin(split, name, i) for i in indices] for name in names}
-    return {
-      name: self._join(split, name, begun[name], indices, start, stop)
-      for name in dict.fromkeys(names)
+    names, chunk = tuple(dict.fromkeys(names)), self.manifest['chunk']
+    pieces = {
+      name: list(segments.pieces(self._parts(split, name), chunk, start, stop)) for name in names
     }
+    # All reads are under way before the first is waited for.
+    begun = {name: [self._begin(split, name, piece) for piece in pieces[name]] for name in names}
+    return {name: self._join(split, name, pieces[name], begun[name]) for name in names}
 
-  def _join(self, split, name, begun, indices, start, stop):
-    chunk = self.manifest['chunk']
+  def _join(self, split, name, pieces, begun):
     parts = []
-    for index, future in zip(indices, begun, strict=True):
-      values = self._end(split, name, index, future)
-      offset = index * chunk
-      parts.append(values[max(start - offset, 0) : stop - offset])
+    for piece, future in zip(pieces, begun, strict=True):
+      parts.append(self._end(split, name, piece, future)[piece.start : piece.stop])
     if parts:
       return np.concatenate(parts)
     entry = self.manifest['arrays'][f'{split}/{name}']
     return np.empty((0, *entry['shape'][1:]), entry['dtype'])
 
-  def _reader(self, split, name):
+  def _parts(self, split, name):
     key = f'{split}/{name}'
+    if key not in self._segments:
+      entry = self.manifest['arrays'].get(key)
+      if entry is None:
+        known = ', '.join((*self.schema.names, 'label'))
+        raise KeyError(f'{self.path} has no column {name!r}; it has {known}.')
+      self._segments[key] = segments.of(key, entry)
+    return self._segments[key]
+
+  def _reader(self, split, name, number):
+    key = (split, name, number)
     with self._lock:
       if key not in self._readers:
-        entry = self.manifest['arrays'].get(key)
-        if entry is None:
-          known = ', '.join((*self.schema.names, 'label'))
-          raise KeyError(f'{self.path} has no column {name!r}; it has {known}.')
-        self._readers[key] = storage.Reader(self.path, key, entry, self.manifest['chunk'])
+        segment = self._parts(split, name)[number]
+        entry = segments.array(self.manifest['arrays'][f'{split}/{name}'], segment)
+        reader = storage.Reader(self.path, segment.at, entry, self.manifest['chunk'])
+        self._readers[key] = reader
       return self._readers[key]
 
-  def _begin(self, split, name, index):
-    """A future of the chunk, or None where it is the one that is kept."""
-    reader = self._reader(split, name)
+  def _begin(self, split, name, piece):
+    """A future of the piece's chunk, or the chunk itself where it is the one that is kept."""
+    reader = self._reader(split, name, piece.segment)
     with self._lock:
-      kept = self._kept.get((split, name), (None, None))
-      if kept[0] == index:
-        return kept[1]
-      self.bytes_read[name] += reader.size(index)
-    return reader.start(index)
+      where, values = self._kept.get((split, name), (None, None))
+      if where == piece[:2]:
+        return values
+      self.bytes_read[name] += reader.size(piece.chunk)
+    return reader.start(piece.chunk)
 
-  def _end(self, split, name, index, begun):
+  def _end(self, split, name, piece, begun):
     if isinstance(begun, np.ndarray):
       return begun
-    values = self._reader(split, name).finish(index, begun)
+    values = self._reader(split, name, piece.segment).finish(piece.chunk, begun)
     with self._lock:
-      self._kept[split, name] = (index, values)
+      self._kept[split, name] = (piece[:2], values)
     return values
 
   def verify(self):
     """Reads every file and compares its SHA-256; the error names the first that differs."""
-    for name, (size, sha256) in _files(self.manifest).items():
-      if storage.digest(self.path, name) != [size, sha256]:
-        raise ValueError(
-          f'{self.path}/{name} is damaged: its content is not what was encoded. Remove '
-          f'{self.path} and encode again.'
-        )
+    for name, expected in segments.files(self.manifest).items():
+      check(self.path, name, expected)
 
 
-def _files(manifest):
-  files = dict(manifest['files'])
-  for key, entry in manifest['arrays'].items():
-    files |= {f'{key}/{name}': value for name, value in entry['files'].items()}
-  return files
+def check(path, name: str, expected: list):
+  """Reads one file of a data set and compares [size, SHA-256]."""
+  if storage.digest(path, name) != expected:
+    raise ValueError(
+      f'{path}/{name} is damaged: its content is not what was encoded. Remove '
+      f'{path} and encode again.'
+    )
+
+
+def words_of(manifest, table: str) -> list[str]:
+  """The files of a table's vocabulary: the first, and what changes have added to it."""
+  return manifest['tables'].get(table, {}).get('words', [f'vocabulary/{table}.parquet'])
+
+
+def _extended(words, counts, read):
+  """A vocabulary and what a change added: row, value (null: of a row that there was), count."""
+  import pyarrow as pa
+
+  rows, added = read['row'].to_numpy(), read['count'].to_numpy()
+  new = read['value'].drop_null()
+  counts = np.concatenate([counts, np.zeros(len(new), counts.dtype)])
+  counts[rows - 1] += added
+  return pa.chunked_array([*words.chunks, *new.chunks], new.type), counts
 
 
 def checksum(manifest) -> str:
@@ -191,37 +222,59 @@ def checksum(manifest) -> str:
   return hashlib.sha256(content.encode()).hexdigest()
 
 
-def open_columns(path, verify: str = 'sizes') -> Columns:
+def open_columns(path, verify: str = 'sizes', version: int | None = None) -> Columns:
   """Opens an encoded data set.
 
   Args:
     path: its folder (or, read-only and untried, a bucket's URL).
     verify: 'sizes': every file of the manifest is there and has its size (and each chunk's crc32c
       is checked whenever it is read); 'full': every file is read and its SHA-256 compared.
+    version: of a data set that was changed: an earlier one; by default the newest.
   """
   if verify not in ('sizes', 'full'):
     raise ValueError(f"verify is 'sizes' or 'full', not {verify!r}.")
+  columns = Columns(path, read_manifest(path, version))
+  if verify == 'full':
+    columns.verify()
+  elif '://' not in str(path):
+    _check_sizes(pathlib.Path(path), columns.manifest)
+  return columns
+
+
+def read_manifest(path, version: int | None = None) -> dict:
+  """The manifest of a data set's newest or of an earlier version."""
   try:
-    manifest = json.loads(storage.read_bytes(path, MANIFEST))
+    manifest = _parsed(path, MANIFEST)
   except (FileNotFoundError, NotADirectoryError) as e:
     raise FileNotFoundError(
       f'{path} is not an encoded data set: it has no {MANIFEST}. Make one with '
       '`python -m ctr_jax.data.encode`.'
     ) from e
-  if manifest.get('format') != FORMAT:
+  if version is not None and version != manifest.get('version', 1):
+    try:
+      manifest = _parsed(path, f'versions/{version}.json')
+    except FileNotFoundError as e:
+      raise FileNotFoundError(
+        f'{path} has no version {version}: it was pruned, or never made. '
+        '`python -m ctr_jax.data.change list` shows which there are.'
+      ) from e
+  if manifest.get('format') not in (FORMAT, CHANGED):
     raise ValueError(
-      f'{path} has format {manifest.get("format")}, and this version reads {FORMAT}; encode again.'
+      f'{path} has format {manifest.get("format")}, and this version reads {FORMAT} and {CHANGED}; '
+      'encode again.'
     )
-  columns = Columns(path, manifest)
-  if verify == 'full':
-    columns.verify()
-  elif '://' not in str(path):
-    _check_sizes(pathlib.Path(path), manifest)
-  return columns
+  return manifest
+
+
+def _parsed(path, name):
+  try:
+    return json.loads(storage.read_bytes(path, name))
+  except ValueError as e:
+    raise ValueError(f'{path}/{name} is damaged: {e}.') from e
 
 
 def _check_sizes(path, manifest):
-  for name, (size, _) in _files(manifest).items():
+  for name, (size, _) in segments.files(manifest).items():
     try:
       found = (path / name).stat().st_size
     except FileNotFoundError:

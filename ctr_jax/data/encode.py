@@ -89,6 +89,11 @@ def encode(
 
 def _reuse(schema, identity, out, on_bad_row, progress):
   found = columns.open_columns(out)
+  if found.manifest['format'] == columns.CHANGED:
+    raise FileExistsError(
+      f'{out} holds a data set that was changed since it was encoded (`python -m '
+      f'ctr_jax.data.change list {out}` says how): open it as it is, or choose another --out.'
+    )
   differs = 'another schema' if found.schema.digest != schema.digest else ''
   differs = differs or ('other raw files' if found.manifest['raw'] != identity else '')
   if on_bad_row == 'error' and found.manifest['skipped']:
@@ -180,8 +185,8 @@ def _write(job, name, batches, dtype, width=0):
 class Progress:
   """A bar on a terminal, plain lines elsewhere, nothing when not wanted."""
 
-  def __init__(self, wanted: bool):
-    self._wanted, self._bar = wanted, None
+  def __init__(self, wanted: bool, what: str = 'encode'):
+    self._wanted, self._bar, self._what = wanted, None, what
     self._began = time.monotonic()
 
   def __enter__(self):
@@ -194,13 +199,13 @@ class Progress:
   def say(self, text: str):
     """One line."""
     if self._wanted:
-      print(f'encode: {text} ({time.monotonic() - self._began:.1f} s)', file=sys.stderr)
+      print(f'{self._what}: {text} ({time.monotonic() - self._began:.1f} s)', file=sys.stderr)
 
   def start(self, total: int):
     """Announces how many columns there are."""
     self._total, self._done = total, 0
     if self._wanted and sys.stderr.isatty():
-      self._bar = tqdm.tqdm(total=total, unit='column', desc='encode')
+      self._bar = tqdm.tqdm(total=total, unit='column', desc=self._what)
 
   def step(self, name: str):
     """One column is done."""

@@ -1,7 +1,7 @@
 """One raw file -> rows of the table `raw` in an embedded DuckDB, each with what is wrong with it.
 
 file: number of the file;  bad: 0, or 1 + the number of the check that the row fails
-label: 0 or 1;  time: where the split is by time
+label: 0 or 1 (0 where the schema names no label);  time: where the split is by time
 t{i}: text of a column that id, ids and hash features read; null = missing (empty)
 n{i}: number of a column that numeric and bucket features read; null = missing (empty, or 'nan')
 """
@@ -40,7 +40,7 @@ def make_plan(schema: schema_lib.Schema) -> Plan:
   texts = dict.fromkeys(f.column for f in schema.features if f.kind in ('id', 'ids', 'hash'))
   numbers = dict.fromkeys(f.column for f in schema.features if f.kind in ('numeric', 'bucket'))
   clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
-  checks = [Check(schema.label, 'label is not 0 or 1')]
+  checks = [Check(schema.label, 'label is not 0 or 1')] if schema.label else []
   if schema.split.by == 'time':
     checks.append(Check(schema.split.column, 'no time'))
   for column in numbers:
@@ -151,10 +151,11 @@ def _prepare(plan, layout, table, number):
     text = {name: column.re_replace(':[^|]*', '') for name, column in cell.items()}
     value = {name: column.re_extract(':([^|]*)$', 1).nullif('') for name, column in cell.items()}
   numbers = {name: value[name].try_cast('float64') for name in plan.number}
-  label = cell[schema.label]
-  good = [label.isin(['0', '1', '0.0', '1.0'])]
-  clicked = label.isin(['1', '1.0']).fill_null(False)
-  columns = {'file': ibis.literal(number, 'int32'), 'label': clicked.cast('float32')}
+  good, columns = [], {'file': ibis.literal(number, 'int32'), 'label': ibis.literal(0, 'float32')}
+  if schema.label:
+    label = cell[schema.label]
+    good.append(label.isin(['0', '1', '0.0', '1.0']))
+    columns['label'] = label.isin(['1', '1.0']).fill_null(False).cast('float32')
   if schema.split.by == 'time':
     time = cell[schema.split.column]
     if schema.split.type == 'number':
@@ -172,7 +173,7 @@ def _prepare(plan, layout, table, number):
   columns |= {loaded: text[name] for name, loaded in plan.text.items()}
   # A null condition counts as bad too.
   checks = [(~ok.fill_null(False), i) for i, ok in enumerate(good, 1)]
-  columns['bad'] = ibis.cases(*checks, else_=0).cast('int16')
+  columns['bad'] = (ibis.cases(*checks, else_=0) if checks else ibis.literal(0)).cast('int16')
   return table.select(**{name: columns[name] for name in types(plan)})
 
 

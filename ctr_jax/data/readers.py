@@ -52,24 +52,35 @@ OnBad = Callable[[int, str, str], None]
 
 def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
   """Finds how a file is read, and checks its columns against the schema."""
+  kind, delimiter, quote = _form(schema, path)
+  names = names_in(schema, path)
+  _check_names(schema, path, names)
+  header = schema.header and kind not in ('parquet', 'libsvm', 'libffm')
+  return Layout(path, kind, delimiter, quote, header, names)
+
+
+def _form(schema, path):
+  """(format, delimiter, quote) of a file."""
   kind = schema.format or _SUFFIXES.get(files.bare(path).suffix, 'csv')
   delimiter = schema.delimiter or {'tsv': '\t', 'csv': ','}.get(kind, ' ')
-  quote = schema.quote if schema.quote is not None else {'csv': '"'}.get(kind, '')
+  return kind, delimiter, schema.quote if schema.quote is not None else {'csv': '"'}.get(kind, '')
+
+
+def names_in(schema: schema_lib.Schema, path: pathlib.Path) -> tuple[str, ...]:
+  """The raw columns of a file; of libsvm and libffm, which do not say, those of the schema."""
+  kind, delimiter, quote = _form(schema, path)
   if path.stat().st_size == 0:
     raise ValueError(f'{path} is empty.')
   if kind == 'parquet':
-    header, names = False, _parquet_names(path)
-  elif kind in ('libsvm', 'libffm'):
-    header, names = False, tuple(dict.fromkeys((schema.label, *wanted(schema), *schema.ignore)))
-  else:
-    header, names = schema.header, _text_names(schema, path, delimiter, quote)
-  _check_names(schema, path, names)
-  return Layout(path, kind, delimiter, quote, header, names)
+    return _parquet_names(path)
+  if kind in ('libsvm', 'libffm'):
+    return tuple(dict.fromkeys((schema.label, *wanted(schema), *schema.ignore)))
+  return _text_names(schema, path, delimiter, quote)
 
 
 def wanted(schema: schema_lib.Schema) -> dict[str, str]:
   """Raw column -> who reads it."""
-  columns = {schema.label: 'the label'}
+  columns = {schema.label: 'the label'} if schema.label else {}
   if schema.split.by == 'time':
     columns[schema.split.column] = 'the split by time'
   return {**{f.column: f'feature {f.name!r}' for f in schema.features}, **columns}
@@ -109,7 +120,7 @@ def _check_names(schema, path, names):
         f'{", ".join(names)}. (A file without a header needs header = false and columns = [...].)'
       )
   unknown = [name for name in names if name not in readers and name not in schema.ignore]
-  if unknown:
+  if unknown and '*' not in schema.ignore:
     raise ValueError(
       f'{path} has columns that schema {schema.name!r} does not know: {", ".join(unknown)}. '
       'Make features of them, or add them to `ignore`.'

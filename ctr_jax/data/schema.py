@@ -33,7 +33,8 @@ Kinds, and the encoding of a missing (empty) and of an unseen (not kept) value:
 | numeric | float32 [n]         | 2 (0 missing, 1 present) | NaN                 | never  |
 
 Row 0 is missing-or-unseen; rows 1, 2, ... are values, most frequent in train first, ties in the
-order of the values' text. Padding of `ids` is -1.
+order of the values' text. Values that came with rows appended later follow, by the same rule among
+themselves. Padding of `ids` is -1.
 """
 
 import dataclasses
@@ -166,12 +167,12 @@ class Schema:
   Attributes:
     name: of the data set.
     features: in the order in which nets see them.
-    label: raw column with the label, 0 or 1.
+    label: raw column with the label, 0 or 1; '' = none, for files that add columns to samples.
     files: split (or 'all' where `split` is not by file) -> glob, or several, relative to the data
       folder. For a pattern P, `P.gz` and `P.zst` are found as well.
     split: which rows are train, valid and test.
     group: feature by which GAUC groups; '' = none.
-    ignore: raw columns that are known and not wanted.
+    ignore: raw columns that are known and not wanted; '*' = all that no feature reads.
     format: 'csv', 'tsv', 'parquet', 'libsvm' or 'libffm'; '' = by the file name, else csv.
     delimiter: '' = by the format.
     quote: '"' or '' for none; by default '"' for csv and none for tsv.

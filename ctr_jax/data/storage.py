@@ -31,13 +31,19 @@ def context() -> ts.Context:
 class Writer:
   """Writes one column, chunk by chunk, holding a few chunks at most."""
 
-  def __init__(self, root, key: str, length: int, dtype: str, width: int, *, chunk: int):
-    """Creates the array: [length] or, where `width` is given, [length, width]."""
-    self._root, self._key, self._length, self._dtype, self._width = root, key, length, dtype, width
-    self._buffer = np.empty((chunk, *([width] if width else [])), dtype)
-    self._filled, self._written, self._pending = 0, 0, []
+  def __init__(
+    self, root, key: str, length: int, dtype: str, width: int, *, chunk: int, lead: int = 0
+  ):
+    """Creates the array: [lead + length] or, where `width` is given, [lead + length, width].
+
+    The first `lead` rows are zeros that nobody reads: rows that go on where others stop keep the
+    places in their chunks that they would have had there.
+    """
+    self._root, self.key, self._length, self._dtype, self._width = root, key, length, dtype, width
+    self._buffer = np.zeros((chunk, *([width] if width else [])), dtype)
+    self._lead, self._filled, self._written, self._pending = lead, lead, 0, []
     self._hash = hashlib.sha256()
-    shape = [length, *self._buffer.shape[1:]]
+    shape = [lead + length, *self._buffer.shape[1:]]
     codecs = [
       {'name': 'bytes', 'configuration': {'endian': 'little'}},
       {'name': 'zstd', 'configuration': {'level': 1}},
@@ -66,7 +72,7 @@ class Writer:
 
   def _flush(self):
     block = self._buffer[: self._filled].copy()
-    self._hash.update(block)
+    self._hash.update(block if self._written else block[self._lead :])
     stop = self._written + self._filled
     self._pending.append(self._array[self._written : stop].write(block))
     self._written, self._filled = stop, 0
@@ -75,24 +81,35 @@ class Writer:
 
   def close(self) -> dict:
     """Finishes the array; returns its part of the manifest."""
-    if self._filled:
+    if self._filled and self._length:
       self._flush()
     for pending in self._pending:
       pending.result()
-    if self._written != self._length:
-      raise RuntimeError(f'Column {self._key} got {self._written} of {self._length} rows.')
-    count = -(-self._length // len(self._buffer))
+    got = self._written - self._lead if self._length else 0
+    if got != self._length:
+      raise RuntimeError(f'Column {self.key} got {got} of {self._length} rows.')
+    count = -(-(self._lead + self._length) // len(self._buffer)) if self._length else 0
     tail = '/0' if self._width else ''
     names = ['zarr.json', *(f'c/{i}{tail}' for i in range(count))]
     return {
       'dtype': self._dtype,
       'shape': [self._length, *self._buffer.shape[1:]],
       'sha256': self._hash.hexdigest(),
-      'files': {name: digest(self._root, f'{self._key}/{name}') for name in names},
+      'files': {name: digest(self._root, f'{self.key}/{name}') for name in names},
     }
 
 
-def write_splits(root, name: str, counts: dict[str, int], batches, dtype: str, width: int = 0):
+def write_splits(
+  root,
+  name: str,
+  counts: dict[str, int],
+  batches,
+  dtype: str,
+  width: int = 0,
+  *,
+  chunk: int = 0,
+  leads: dict[str, int] | None = None,
+) -> dict[str, dict]:
   """Parts samples by split and writes a column of each split.
 
   Args:
@@ -102,21 +119,23 @@ def write_splits(root, name: str, counts: dict[str, int], batches, dtype: str, w
     batches: (part of each sample, its values) of consecutive samples.
     dtype: 'int32' or 'float32'.
     width: of multi-valued columns, else 0.
+    chunk: rows of a chunk, if not CHUNK.
+    leads: split -> `lead` of its writer; splits without samples are then not written.
 
   Returns:
     '<split>/<name>' -> its part of the manifest.
   """
-  keys, lengths = [f'{split}/{name}' for split in counts], list(counts.values())
-  writers = [
-    Writer(root, key, length, dtype, width, chunk=CHUNK)
-    for key, length in zip(keys, lengths, strict=True)
-  ]
+  writers = {}
+  for part, (split, length) in enumerate(counts.items()):
+    if length or leads is None:
+      lead = (leads or {}).get(split, 0)
+      key = f'{split}/{name}'
+      writers[part] = Writer(root, key, length, dtype, width, chunk=chunk or CHUNK, lead=lead)
   for parts, encoded in batches:
-    for part, writer in enumerate(writers):
-      if lengths[part]:
-        chosen = parts == part
-        writer.append(encoded if chosen.all() else encoded[chosen])
-  return {key: writer.close() for key, writer in zip(keys, writers, strict=True)}
+    for part, writer in writers.items():
+      chosen = parts == part
+      writer.append(encoded if chosen.all() else encoded[chosen])
+  return {writer.key: writer.close() for writer in writers.values()}
 
 
 def digest(root, name: str) -> list:

@@ -53,16 +53,8 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
     engine_table: what to call the ranks in the engine.
     path: Parquet file to write: value, count; row number = place + 1.
   """
-  train = samples.filter(samples.part == 0)
   feature = columns[0][0]
-  if feature.kind == 'bucket':
-    counts = _count_buckets(con, columns, train)
-  else:
-    elements = [_elements(con, f, train.select(value=train[column])) for f, column in columns]
-    found = elements[0] if len(elements) == 1 else ibis.union(*elements)
-    found = found.filter(found.value.notnull())
-    counts = found.group_by('value').agg(count=found.count())
-  counts = engine.store(con, f'{engine_table}_counts', counts)
+  counts = count(con, columns, samples, f'{engine_table}_counts')
   kept = counts.filter(counts['count'] >= feature.min_count)
   order = [ibis.desc('count'), ibis.asc('value')]
   ranked = kept.mutate(row=(ibis.row_number().over(order_by=order) + 1).cast('int32'))
@@ -71,6 +63,17 @@ def build(con, name: str, columns: Sequence, samples, engine_table: str, path) -
   _store(con, ranks, path)
   engine.drop(con, f'{engine_table}_counts')
   return result
+
+
+def count(con, columns: Sequence, samples, engine_table: str) -> Any:
+  """The engine's table of each value in train and its count; arguments as of `build`."""
+  train = samples.filter(samples.part == 0)
+  if columns[0][0].kind == 'bucket':
+    return engine.store(con, engine_table, _count_buckets(con, columns, train))
+  elements = [_elements(con, f, train.select(value=train[column])) for f, column in columns]
+  found = elements[0] if len(elements) == 1 else ibis.union(*elements)
+  found = found.filter(found.value.notnull())
+  return engine.store(con, engine_table, found.group_by('value').agg(count=found.count()))
 
 
 def _summary(con, name, counts, min_count, ranks):
@@ -101,11 +104,11 @@ def _store(con, ranks, path):
   kinds = pa.schema([('value', pa.string()), ('count', pa.int64())])
   ordered = ranks.order_by('row').select('value', 'count')
   with pq.ParquetWriter(path, kinds, compression='zstd') as writer:
-    for batch in _equal_parts(engine.stream(con, ordered)):
+    for batch in equal_parts(engine.stream(con, ordered)):
       writer.write_batch(batch.cast(kinds))
 
 
-def _equal_parts(batches):
+def equal_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
   """As many rows in each batch, whatever the engine gives at once: a batch is a group of rows in
   the file, which is then the same bytes."""
   held, rows = [], 0
@@ -148,6 +151,12 @@ def _count_buckets(con, columns, train):
 def _numbers(column) -> np.ndarray:
   """An Arrow column of numbers as float64, null as NaN."""
   return column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+
+
+def longer(con, feature, column: str, samples, width: int) -> int:
+  """How many `ids` cells have more than `width` non-empty elements, in all splits."""
+  lengths = samples.select(length=_split(con, feature, samples[column]).length())
+  return int(engine.rows(con, lengths.agg(cells=(lengths.length > width).sum()))[0]['cells'] or 0)
 
 
 def longest(con, feature, column: str, samples) -> int:

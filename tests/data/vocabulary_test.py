@@ -137,5 +137,5 @@ def test_groups_of_rows_do_not_depend_on_the_engines_batches(monkeypatch, sizes)
     pa.record_batch({'value': pa.array(range(a, b), pa.int64())})
     for a, b in itertools.pairwise(ends)
   ]
-  parts = [part.column(0).to_pylist() for part in vocabulary._equal_parts(batches)]
+  parts = [part.column(0).to_pylist() for part in vocabulary.equal_parts(batches)]
   assert parts == [[*range(10)], [*range(10, 20)], [*range(20, 25)]]
