@@ -5,9 +5,9 @@
 
 Every chain that leaves tables takes `adaptive_dims`, multi-hash too. There its attribute, the rank,
 is that of a bucket, and a bucket's number says nothing of frequency: what is learned is how many
-columns ranges of buckets can do without, by no more than chance among them. Ids of tables that are
-not hashed are ranked by frequency, as the paper wants it. (The other order, `adaptive_dims` and then
-a hash, has frequency, but a bucket is as wide as the widest of its ids: no byte would fall.)
+columns buckets can do without, and which of them do is chance. Ids of tables that are not hashed
+are ranked by frequency, as the paper wants it. (The other order, `adaptive_dims` and then a hash,
+has frequency, but a bucket is as wide as the widest of its ids: next to no byte would fall.)
 
 What a search keeps is stored as ranges of rows with as many columns as were learned. A hashed model
 is cut as it is, way by way: its vectors, hashed again, would be fitted anew and differ.

@@ -1,4 +1,4 @@
-"""What whoever serves a trained model meets: its files, how long a request waits, bytes of a sample.
+"""What serving a trained model takes: its files, how long a request waits, bytes of a sample.
 
 Measured once for each seed and link, from its checkpoint, and kept beside it in `deployed.json`, so
 that trials that were trained and measured before have it too, and are not trained again. The logits
@@ -23,7 +23,7 @@ from ctr_jax.data import columns
 from ctr_jax.evaluate import evaluate
 from ctr_jax.serve import export, pairs_export
 from ctr_jax.tables import leaf, stack
-from ctr_jax.train import journal, loop
+from ctr_jax.train import journal, loop, processes
 from experiments import trials
 
 BATCH = 256
@@ -81,6 +81,7 @@ def measured(
     _write(_logits(trial, workdir, seed, name), _scores(one, source))
   found[trial.name]['train_seconds_before'] = _seconds_before(spelt, source, workdir, seed)
   loop.write_json(path, {'made_of': made_of, 'measured': found})
+  processes.together(f'deployed {trial.name} {seed}')  # The first has written for all.
   return found
 
 
@@ -98,6 +99,8 @@ def _logits(trial, workdir, seed, name):
 
 
 def _write(path, array):
+  if not processes.is_first():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix('.tmp')
   with temporary.open('wb') as file:

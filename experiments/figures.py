@@ -168,9 +168,7 @@ def bars(
     for kind, value in zip(kinds, row.values, strict=True):
       if value is not None:
         width = max(1.5, length(value) / most * (WIDTH - 4))
-        parts.append(
-          element('rect', x=2, y=at, width=f'{width:.1f}', height=6, rx=2, class_=kind)
-        )
+        parts.append(element('rect', x=2, y=at, width=f'{width:.1f}', height=6, rx=2, class_=kind))
       at += 8
     at += 6
   return _svg(at, title, parts)

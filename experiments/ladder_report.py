@@ -1,4 +1,4 @@
-"""The tables of a ladder's report: quality, size and speed of each rung, and what is left out of it.
+"""The tables of a ladder's report: quality, size and speed of each rung, and an ablation.
 
 Results that were measured before a column was thought of have a dash in it.
 """
@@ -6,7 +6,6 @@ Results that were measured before a column was thought of have a dash in it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments import report, significance
@@ -194,7 +193,8 @@ def speed(found: dict[str, Any]) -> Table:
   ]
   reached = f'to epoch {epoch:.3g}, s' if epoch else 'to one epoch, s'
   header = (
-    'model', reached, 'to best, s', 'all stages, s', 'training/s', 'scoring/s', 'p50, ms', 'p99, ms',
+    'model', reached, 'to best, s', 'all stages, s', 'training/s', 'scoring/s', 'p50, ms',
+    'p99, ms',
   )  # fmt: skip
   return Table('Speed', header, rows, (
     'Seconds in training steps, the mean over seeds; all stages counts the trainings that a rung '
@@ -211,7 +211,8 @@ def ablation(found: dict[str, Any]) -> Table:
   for row in [whole, *found['ablation']]:
     name = f'without {row["without"]}' if 'without' in row else f'compact ({row["name"]})'
     ratio = f'{serving(row) / serving(whole):.2f}×'
-    rows.append((name, *_metrics(row, whole)[:4], _metrics(row, whole)[5], _size(serving(row)), ratio))
+    metrics = _metrics(row, whole)
+    rows.append((name, *metrics[:4], metrics[5], _size(serving(row)), ratio))
   header = ('model', *_METRICS[:4], _METRICS[5], 'serving', 'of compact’s')
   return Table('Compact without each technique', header, rows, (
     'Each row is made as compact is, in all of its stages, without one technique and with nothing '
@@ -223,11 +224,12 @@ def verdict(found: dict[str, Any]) -> str:
   """Compact against massive, in a line."""
   first, last = found['rows'][0], compact(found)
   bytes_ratio = serving(first) / serving(last)
+  tested = {'over seeds': p_seeds(last, first), 'over samples': last.get('delong', {}).get('p')}
+  said = ', '.join(f'{what} {_p(p)}' for what, p in tested.items() if p is not None)
   parts = [
     f'serving bytes {report.size(serving(first))} → {report.size(serving(last))} '
     f'({bytes_ratio:.1f}× fewer; without the nets {report.total(first) / report.total(last):.1f}×)',
-    f'test AUC {report.difference(last, first, "auc")} × 1e-4'
-    f' (p over seeds {_p(p_seeds(last, first))}, over samples {_p_samples(last)})',
+    f'test AUC {report.difference(last, first, "auc")} × 1e-4{f" (p {said})" if said else ""}',
   ]
   trained = _trained(found, last)
   if trained and first.get('train_seconds'):
@@ -254,8 +256,3 @@ def markdown(found: dict[str, Any]) -> str:
   parts = [report.ladder(found)]
   parts += [f'## {t.title}\n\n{report.table(t.header, t.rows)}\n\n{t.note}' for t in tables(found)]
   return '\n\n'.join([*parts, verdict(found), report.caption(found)]) + '\n'
-
-
-def complete(found: dict[str, Any]) -> bool:
-  """Whether a result has what these tables show beyond `report.ladder`."""
-  return all('latency_p99_ms' in row for row in found['rows'])

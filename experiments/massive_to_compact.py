@@ -21,16 +21,17 @@ and beside the ladder
   multi-hash + int8    compact without adaptive dimensions
   without crosses      full tables alone, to see what crosses are worth
 
-The ids of pairs go first, before their statistics: they are what costs. In the other order the rung
-of PCF-GNN would train their tables once more, and the int8 vectors' too; both orders end in the same
-model.
+The ids of pairs go first, before their statistics: they are what costs. In the other order the
+rung of PCF-GNN would train their tables once more, and that of int8 vectors too; both orders end in
+the same model.
 
-Each rung is trained and measured: quality on test with its spread over seeds, and whether it differs
-from massive (experiments/significance.py); parameters, and bytes in training, in serving, on disk
-and of a sample; seconds of training, samples per second and the wait of a request. The report is
-`report.md`, `report.png` and `report.html` (which needs nothing beside it) in the working folder.
+Each rung is trained and measured: quality on test with its spread over seeds, and whether it
+differs from massive (experiments/significance.py); parameters, and bytes in training, in serving,
+on disk and of a sample; seconds of training, samples per second and the wait of a request. The
+report is `report.md`, `report.png` and `report.html` (which needs nothing beside it) in the working
+folder.
 
---ablation trains compact without each technique, in all of its stages: about fifteen trainings. What
+--ablation trains compact without each technique, in all of its stages: about twelve trainings. What
 it then lacks, nothing takes the place of: without the relational network there are no ids of pairs,
 without PCF-GNN no click rates. Results are in experiments/RESULTS.md.
 """
@@ -69,7 +70,7 @@ def train(rung: rungs.Rung, folder: pathlib.Path) -> tuple[list[dict[str, Any]],
     folder: of all trials.
 
   Returns:
-    Its row and one for each link; name → logits of test, [seeds, n]; and what `exporting.run` takes.
+    Its row and one for each link; name → logits of test, [seeds, n]; what `exporting.run` takes.
   """
   data, seeds = rung.source(), list(common.seeds())
   trial = rung.trial(data, folder)
@@ -119,9 +120,7 @@ def main() -> None:
 def ablation(ladder, rows, logits, compact, labels, folder) -> list[dict[str, Any]]:
   """A row for compact without each technique, compared with compact itself."""
   by_name, logits = {row['name']: row for row in rows}, dict(logits)
-  found = [
-    by_name[row] | {'without': technique} for technique, row in ladder.free.items()
-  ]
+  found = [by_name[row] | {'without': technique} for technique, row in ladder.free.items()]
   for rung in ladder.ablation:
     made, scores, _ = train(rung, folder)
     found.append(made[-1] | {'without': rung.without})

@@ -124,7 +124,8 @@ def _table(table: ladder_report.Table) -> ElementTree.Element:
     for row in table.rows
   ]
   made = element('table', element('thead', head), element('tbody', rows))
-  scroll = element('div', made, class_='scroll', tabindex='0', role='region', aria_label=table.title)
+  told = {'role': 'region', 'aria_label': table.title}
+  scroll = element('div', made, class_='scroll', tabindex='0', **told)
   return _section(table.title, scroll, note=table.note)
 
 
@@ -155,8 +156,7 @@ def _fields(found):
   if rest:
     sums = (sum(part.get(name, 0) for name in rest) or None for part in (one, other))
     bars.append(_bar(f'{len(rest)} others', *sums))
-  key = element('ul', element('li', first['name'], class_='before'),
-                element('li', last['name'], class_='after'), class_='key')  # fmt: skip
+  key = _key(first['name'], last['name'])
   return _section(
     'Where the bytes are', key, figures.bars(bars, 'Bytes by table', log=True),
     note='Bytes of each table and of lookups, before and after. Bars are logarithms, from 1 byte.',
@@ -181,20 +181,24 @@ def _speeds(found):
     for row in found['rows']
     if (rate := row.get('score_samples_per_second'))
   ]
-  waits = [
-    figures.Bar(row['name'], (statistics.fmean(row['latency_p50_ms']), statistics.fmean(p99)),
-                f'{statistics.fmean(row["latency_p50_ms"]):.2f}, {statistics.fmean(p99):.2f} ms')
-    for row in found['rows']
-    if (p99 := row.get('latency_p99_ms'))
-  ]  # fmt: skip
-  made = [_section('Samples scored a second', figures.bars(rates, 'Samples scored a second', kinds=('after',)),
-                   note='In batches of a whole split, the median over seeds.')]  # fmt: skip
+  title, note = 'Samples scored a second', 'In batches of a whole split, the median over seeds.'
+  made = [_section(title, figures.bars(rates, title, kinds=('after',)), note=note)]
+  waits = [_wait(row) for row in found['rows'] if 'latency_p99_ms' in row]
   if waits:
-    key = element('ul', element('li', 'median', class_='before'),
-                  element('li', '99th percentile', class_='after'), class_='key')  # fmt: skip
-    made.append(_section('How long a request waits', key, figures.bars(waits, 'Latency'),
-                         note='Of 256 samples, from their columns to their logits.'))  # fmt: skip
+    title, note = 'How long a request waits', 'Of 256 samples, from their columns to their logits.'
+    bars = figures.bars(waits, title)
+    made.append(_section(title, _key('median', '99th percentile'), bars, note=note))
   return made
+
+
+def _key(before, after):
+  items = [element('li', before, class_='before'), element('li', after, class_='after')]
+  return element('ul', items, class_='key')
+
+
+def _wait(row):
+  times = [statistics.fmean(row[f'latency_{p}_ms']) for p in ('p50', 'p99')]
+  return figures.Bar(row['name'], tuple(times), '{:.2f}, {:.2f} ms'.format(*times))
 
 
 def main(argv) -> None:

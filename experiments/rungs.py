@@ -76,7 +76,7 @@ class Recipe:
   vectors: Callable[[], pairs_export.Vectors | None] = lambda: None
 
   def kept(self, name, rules):
-    """(data, folder) → the trial of tables stored by rules, of the features that gates have left."""
+    """(data, folder) → the trial of tables stored by rules, of the features that gates left."""
 
     def trial(source, folder):
       if not self.before:
@@ -199,9 +199,7 @@ def ladder(source: columns.Source) -> Ladder:
   ]
   ablation = [
     _without(recipe, 'relational network', options=shared, before='base'),
-    _without(
-      recipe, 'PCF-GNN', source=lambda: source, before='base', vectors=lambda: None
-    ),
+    _without(recipe, 'PCF-GNN', source=lambda: source, before='base', vectors=lambda: None),
     _without(recipe, 'selected features', before=''),
     _without(recipe, 'multi-hash', first=_PLAIN),
   ]

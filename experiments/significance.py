@@ -3,8 +3,8 @@
 The two tests ask different things, and a difference is worth its name where both say so:
 
 - `paired_t` asks whether other seeds would show it. With three to five seeds it is the test that
-  can: a permutation of signs has no p below 2^(1−n) (0.25 with three seeds), and to draw seeds again
-  (bootstrap) gives intervals that are too narrow by far. It leans on differences being near normal.
+  can: a permutation of signs has no p below 2^(1−n) (0.25 with three), and drawing seeds again
+  (bootstrap) gives intervals that are too narrow. It leans on differences being near normal.
 - `delong` asks whether other test samples would show it, of the models as they were trained. Seeds
   are averaged, so that it does not take seeds for samples.
 

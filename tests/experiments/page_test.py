@@ -1,4 +1,4 @@
-"""The page of a ladder: well formed, whole, of itself alone; and results that are older than columns."""
+"""The page of a ladder is well formed, whole, of itself alone; results older than columns too."""
 
 import html
 import html.parser
@@ -134,4 +134,4 @@ def test_labels_keep_apart_where_points_lie_together():
   apart = [abs(a[0] - b[0]) + abs(a[1] - b[1]) for a in places for b in places if a != b]
   assert len(places) == 6 and min(apart) > 10
   same = figures.staircase([figures.Point('a', 10, 0.5, 0.0, True)] * 2)  # No range at all.
-  assert len([x for x in same.iter('circle')]) == 2
+  assert len(list(same.iter('circle'))) == 2
