@@ -59,11 +59,9 @@ def _kept(first, technique) -> Callable[[trials.Outcome], compress.Rules]:
   def packed_dims(outcome):
     drops = [(pattern, x) for pattern, x in outcome.rules if x.name == 'drop']
     rules = []
-    for table, plan in outcome.model.codec.plan.items():
-      if leaf.flatten(plan):
-        parts = jax.tree.leaves(_decoded(outcome, table, first, technique))
-        link = _packed(parts)
-        rules.append((re.escape(table), compress.chain(compress.match(table, first), link)))
+    for table, parts in _decoded(outcome, first, technique).items():
+      link = _packed(jax.tree.leaves(parts))
+      rules.append((re.escape(table), compress.chain(compress.match(table, first), link)))
     return (*drops, *rules, ('.*', compress.identity()))
 
   return packed_dims
@@ -83,33 +81,40 @@ def _packed(parts):
 def _cut(first, technique):
   def cut(before, model, rules):
     """Starts from each table as it was found, columns beyond its cuts left out."""
-    stored = {}
-    for table, plan in model.codec.plan.items():
-      stored[table] = {}
-      if leaf.flatten(plan):
-        link = compress.match(table, rules).arguments['links'][-1]
-        parts = _decoded(before, table, first, technique)
-        shapes = _first(before, table, first)
-        stored[table] = compress.extend(shapes, parts, link)
-    return trials.Outcome(model, rules, stored, before.net)
+    plans = _plans(before, first)
+    links = {table: compress.match(table, rules).arguments['links'][-1] for table in plans}
+
+    def encode(tables):
+      return {
+        table: jax.tree.map(lambda part, x, t=table: links[t](part).encode(x), plan, tables[table])
+        for table, plan in plans.items()
+      }
+
+    codec = compress.Codec(model.codec.plan, encode, None, None)
+    stored = compress.encode(codec, _decoded(before, first, technique))
+    return trials.Outcome(model, rules, {t: {} for t in model.codec.plan} | stored, before.net)
 
   return cut
 
 
-def _first(outcome, table, first):
-  """The plan of what `first` stores of a table: its leaf, or those of the ways."""
-  full = leaf.Leaf((outcome.model.rows[table], outcome.model.width))
-  return compress.match(table, first)(full).plan
+def _plans(outcome, first):
+  """Table → what `first` stores of it: its leaf, or those of the ways; tables that are kept."""
+  model = outcome.model
+  return {
+    table: compress.match(table, first)(leaf.Leaf((model.rows[table], model.width))).plan
+    for table, plan in model.codec.plan.items()
+    if leaf.flatten(plan)
+  }
 
 
-def _decoded(outcome: trials.Outcome, table: str, first, technique) -> Any:
-  """What `first` stores of a table, as the search cuts it: arrays laid out as its plan."""
+def _decoded(outcome: trials.Outcome, first, technique) -> dict[str, Any]:
+  """Table → what `first` stores of it, as the search cuts it: arrays laid out as its plan."""
 
   def one(part, stored):
     codec = technique(part)
     index = codec.address(jnp.arange(part.rows, dtype=jnp.int32))
     return codec.decode(gather.gather(codec.plan, stored, index), train=False)
 
-  plan = _first(outcome, table, first)
-  found = jax.jit(lambda stored: jax.tree.map(one, plan, stored))(outcome.stored[table])
-  return found
+  plans = _plans(outcome, first)
+  read = jax.jit(lambda stored: {t: jax.tree.map(one, plans[t], stored[t]) for t in plans})
+  return read({table: outcome.stored[table] for table in plans})
