@@ -108,10 +108,11 @@ _SYNTHETIC = {
 flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 # Names of sets that end so are widened, by so many noise copies of every feature.
 WIDE, _COPIES = '_wide', 5
-# `only` chooses rows and changes none: what is trained for one choice serves the next.
+# Some choose rows and change none (`only`): what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form', 'export', 'checkpoint_steps', 'deltas',
+  'only', 'seeds_at_once', 'seeds_form', 'export', 'checkpoint_steps', 'deltas', 'ablation',
+  'adaptive',
 }  # fmt: skip
 
 

@@ -2,158 +2,140 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
 
   python -m experiments.massive_to_compact                        # synthetic clicks, nothing needed
   python -m experiments.massive_to_compact --data=frappe_x1 --seeds=3
-  python -m experiments.massive_to_compact --data=frappe_x1 --nocrosses    # two rungs: hash, round
-  python -m experiments.massive_to_compact --export=model         # and the rounded model, to serve
+  python -m experiments.massive_to_compact --data=frappe_x1 --nocrosses    # hash, cut, round
+  python -m experiments.massive_to_compact --ablation             # and compact without each of them
+  python -m experiments.massive_to_compact --export=model         # and the compact model, to serve
 
   massive              full tables, an id for each pair of values of some pairs of features, and the
                        past click rate of each pair, looked up
   relational network   no ids of pairs: fields are related inside the net
   PCF-GNN              no click rates of pairs: scores of pre-trained node vectors
   node vectors in int8
-  selected features    what Droprank's gates let go is gone, and trained anew without
+  selected features    what gates let go (--selector) is gone, and trained anew without
   multi-hash           core ids hashed
-  multi-hash + int8    the same model, its tables rounded after training
+  adaptive dims        of what is then stored, the columns that AMTL keeps (experiments/adaptive.py)
+  adaptive dims + int8 the same model, its tables rounded after training: compact
+
+and beside the ladder
+
+  multi-hash + int8    compact without adaptive dimensions
   without crosses      full tables alone, to see what crosses are worth
 
-Each rung is trained and measured: test AUC and log loss, exact bytes of the tables and of what
-serving looks up before them, samples per second of training and of scoring. The report is
-`report.md` and `report.png` in the working folder. Results are in experiments/RESULTS.md.
+The ids of pairs go first, before their statistics: they are what costs. In the other order the
+rung of PCF-GNN would train their tables once more, and that of int8 vectors too; both orders end in
+the same model.
+
+Each rung is trained and measured: quality on test with its spread over seeds, and whether it
+differs from massive (experiments/significance.py); parameters, and bytes in training, in serving,
+on disk and of a sample; seconds of training, samples per second and the wait of a request. The
+report is `report.md`, `report.png` and `report.html` (which needs nothing beside it) in the working
+folder.
+
+--ablation trains compact without each technique, in all of its stages: about twelve trainings. What
+it then lacks, nothing takes the place of: without the relational network there are no ids of pairs,
+without PCF-GNN no click rates. Results are in experiments/RESULTS.md.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from __future__ import annotations
+
+import pathlib
+from typing import Any
 
 from absl import flags
 
-from ctr_jax import compress
-from ctr_jax.data import columns
-from ctr_jax.serve import pairs_export
-from experiments import common, crossed, exporting, pcf, report, selection, settings, trials
+from experiments import (
+  common,
+  deployed,
+  exporting,
+  ladder_report,
+  measure,
+  page,
+  report,
+  rungs,
+  significance,
+  trials,
+)
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
-flags.adopt_module_key_flags(crossed)
 flags.adopt_module_key_flags(exporting)
-flags.adopt_module_key_flags(pcf)
-flags.adopt_module_key_flags(selection)
-_NET = flags.DEFINE_string('net', 'dcn', 'dnn, deepfm, dcn or dcnv2; without crosses any net.')
-_WAYS = flags.DEFINE_integer('ways', 2, 'Hashes of each core id.')
-_RATIO = flags.DEFINE_float('ratio', 4.0, 'How many times fewer rows a hashed table stores.')
-_CORE_ROWS = flags.DEFINE_integer(
-  'core_rows', 1000, 'Tables of at least so many rows hold core ids and are hashed.'
-)
-_CROSSES = flags.DEFINE_bool('crosses', True, 'Begin with crosses and statistics of pairs.')
-_BITS = flags.DEFINE_integer('bits', 8, 'Bits of a stored value on the last rung: 8, 4 or 2.')
+flags.adopt_module_key_flags(rungs)
+_ABLATION = flags.DEFINE_bool('ablation', False, 'Also train compact without each technique.')
 
 
-def hashed(source: columns.Source) -> tuple[tuple[str, compress.Technique], ...]:
-  """Rules that store each core table in `ratio` times fewer rows, by multi-hash."""
-  rules = []
-  for table, rows in source.rows.items():
-    if rows >= _CORE_ROWS.value:
-      buckets = max(1, int(rows / _RATIO.value / _WAYS.value))
-      rules.append((table.replace('.', r'\.'), compress.multi_hash(buckets, _WAYS.value)))
-  if not rules:
-    raise ValueError(
-      f'No table has {_CORE_ROWS.value} rows (the largest has {max(source.rows.values())}): '
-      'lower --core_rows.'
-    )
-  return (*rules, ('.*', compress.identity()))
+def train(rung: rungs.Rung, folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict, Any]:
+  """Trains and measures a rung.
 
+  Args:
+    rung: what to train.
+    folder: of all trials.
 
-class Rung(NamedTuple):
-  """What makes the data that it reads, what makes its trial, and links measured after it.
-
-  With `vectors`, what an export needs for the scores among its columns.
+  Returns:
+    Its row and one for each link; name → logits of test, [seeds, n]; what `exporting.run` takes.
   """
-
-  source: Callable[[], columns.Source]
-  trial: Callable[[columns.Source], trials.Trial]
-  links: list = []
-  vectors: Callable[[], pairs_export.Vectors | None] = lambda: None
-
-
-def ladder(source: columns.Source) -> list[Rung]:
-  """What to train, in order."""
-  chosen = settings.of(common.data_name())
-  shared = {
-    'net': _NET.value,
-    'net_options': chosen.net_options(_NET.value),
-    'dim': chosen.dim,
-    'optimizer': chosen.optimizer,
-    'schedule': common.schedule(chosen.epochs, chosen.batch_size),
-  }
-  rules = hashed(source)
-  quantized = [(f'multi-hash + int{_BITS.value}', compress.int_quantize(_BITS.value))]
-  if not _CROSSES.value:
-    return [
-      Rung(lambda: source, _same('massive', **shared)),
-      Rung(lambda: source, _same('multi-hash', rules=rules, **shared), quantized),
-    ]
-  pairs = crossed.pairs(source)
-  related = shared | {'net': 'relation' if _NET.value == 'dnn' else f'relation_{_NET.value}'}
-
-  def told(ids=()):
-    return crossed.with_statistics(crossed.with_crosses(source, ids) if ids else source, pairs)
-
-  def scored(technique=None):
-    return pcf.with_scores(source, pairs, pcf.config('gnn'), technique).source
-
-  def small():
-    return scored(pcf.INT8)
-
-  def selected(name, then):
-    """A trial without the features that gates over the rung before let go."""
-
-    def trial(source):
-      before = trials.Trial('node vectors in int8', **related)
-      gates = selection.droprank(before, source, selection.WEIGHT.value)
-      return trials.Trial(
-        name, selection.kept(source, then), after=gates, start=trials.afresh, **related
-      )
-
-    return trial
-
-  return [
-    Rung(lambda: told(pairs), _same('massive', **shared)),
-    Rung(told, _same('relational network', **related)),
-    Rung(scored, _same('PCF-GNN', **related)),
-    Rung(small, _same('node vectors in int8', **related)),
-    Rung(small, selected('selected features', (('.*', compress.identity()),))),
-    Rung(
-      small,
-      selected('multi-hash', rules),
-      quantized,
-      lambda: pcf.served(source, pairs, pcf.config('gnn'), pcf.INT8),
-    ),
-    Rung(lambda: source, _same(report.BESIDE, **shared)),
-  ]
+  data, seeds = rung.source(), list(common.seeds())
+  trial = rung.trial(data, folder)
+  rows = trials.run(trial, data, folder, seeds, rung.links)
+  found = [deployed.measured(trial, data, folder, s, rung.links, rung.vectors) for s in seeds]
+  rows = [row | measure.deployed([x[row['name']] for x in found]) for row in rows]
+  logits = {row['name']: deployed.logits(trial, folder, seeds, row['name']) for row in rows}
+  return rows, logits, (trial, data, folder, rung.links, rung.vectors)
 
 
-def _same(name, **options):
-  trial = trials.Trial(name, **options)
-  return lambda source: trial
+def compared(rows, logits, base: str, labels) -> list[dict[str, Any]]:
+  """Rows with DeLong's test of their logits against those of the row `base`."""
+
+  def one(row):
+    if row['name'] == base:
+      return row
+    found = significance.delong(labels, logits[row['name']], logits[base])
+    return row | {'delong': found._asdict()}
+
+  return [one(row) for row in rows]
 
 
 def main() -> None:
   exporting.check()
   source = common.source()
   with common.workdir('massive_to_compact') as folder:
-    rows, compact = [], None
-    for rung in ladder(source):
-      data = rung.source()
-      trial = rung.trial(data)
-      rows += trials.run(trial, data, folder, common.seeds(), rung.links)
-      if rung.links:
-        compact = (trial, data, folder, rung.links, rung.vectors)
-    found = common.result('massive_to_compact', source, rows, **common.best_possible(source))
+    ladder, rows, logits, compact = rungs.ladder(source), [], {}, None
+    for rung in ladder.rungs:
+      made, scores, trained = train(rung, folder)
+      rows, logits = rows + made, logits | scores
+      compact = (made[-1]['name'], trained) if rung.links else compact
+    labels = source.read('test', ['label'], 0, source.num_samples('test'))['label']
+    rows = compared(rows, logits, 'massive', labels)
+    rows.sort(key=lambda row: row['name'] in ladder.beside)  # Those beside the ladder come last.
+    name, trained = compact
+    more = {'beside': ladder.beside, 'compact': name, **common.best_possible(source)}
+    if _ABLATION.value:
+      more['ablation'] = ablation(ladder, rows, logits, name, labels, folder)
+    found = common.result('massive_to_compact', source, rows, **more)
     common.save(folder, found, f'massive_to_compact_{common.data_name()}')
-    text = f'{report.ladder(found)}\n\n{report.caption(found)}\n'
-    (folder / 'report.md').write_text(text)
-    report.figure(found, folder / 'report.png')
-    print(f'\n{text}\nreport.md, report.png and result.json are in {folder}')
+    write(found, folder)
     if exporting.EXPORT.value:
-      *what, vectors = compact
+      *what, vectors = trained
       exporting.run(*what, vectors())
+
+
+def ablation(ladder, rows, logits, compact, labels, folder) -> list[dict[str, Any]]:
+  """A row for compact without each technique, compared with compact itself."""
+  by_name, logits = {row['name']: row for row in rows}, dict(logits)
+  found = [by_name[row] | {'without': technique} for technique, row in ladder.free.items()]
+  for rung in ladder.ablation:
+    made, scores, _ = train(rung, folder)
+    found.append(made[-1] | {'without': rung.without})
+    logits |= scores
+  return compared(found, logits, compact, labels)
+
+
+def write(found: dict[str, Any], folder: pathlib.Path) -> None:
+  """The report as Markdown, picture and page, and its tables on the screen."""
+  text = ladder_report.markdown(found)
+  (folder / 'report.md').write_text(text)
+  report.figure(found, folder / 'report.png')
+  (folder / 'report.html').write_text(page.ladder(found))
+  print(f'\n{text}\nreport.md, report.html, report.png and result.json are in {folder}')
+  print(ladder_report.verdict(found))
 
 
 if __name__ == '__main__':

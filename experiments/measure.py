@@ -69,10 +69,21 @@ def row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _sizes(found):
+def deployed(found: list[dict[str, Any]]) -> dict[str, Any]:
+  """What `deployed.measured` found of each seed → more columns of the row."""
+  times = ('latency_p50_ms', 'latency_p99_ms', 'train_seconds_before')
+  shared = ('table_parameters', 'bytes_sample', 'bytes_artifact', 'without_artifact')
+  return {
+    **{k: [x[k] for x in found] for k in times if k in found[0]},
+    **{k: found[0][k] for k in shared if k in found[0]},
+    **_sizes(found, shared[:3]),
+  }
+
+
+def _sizes(found, names=('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters')):
   """Sizes, where what a search kept makes them differ from seed to seed: the mean, and each."""
   sizes = {}
-  for name in ('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters'):
+  for name in names:
     values = [x[name] for x in found if name in x]
     if len(set(values)) > 1:
       sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 BESIDE = 'without crosses'
-"""The row of a ladder that is no rung of it."""
+"""The row of a ladder of full tables alone, that is no rung of it."""
 
 
 def spread(values: Sequence[float], digits: int = 5) -> str:
@@ -47,6 +47,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def total(row: dict[str, Any]) -> int:
   """Bytes of a row's tables and of what serving looks up before them."""
   return row['bytes'] + row.get('bytes_lookup', 0)
+
+
+def beside(found: dict[str, Any]) -> list[str]:
+  """Names of the rows of a ladder that are no rungs of it."""
+  return found.get('beside', [BESIDE])
 
 
 def ladder(found: dict[str, Any]) -> str:
@@ -167,8 +172,9 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
   fig, axes = pyplot.subplots(figsize=(8, 4.4), layout='constrained')
   marks = 'osD^v<>Ph*Xdp'
   points = [(total(row), statistics.fmean(row['test']['auc'])) for row in found['rows']]
-  # The model without crosses is beside the ladder, not on it.
-  rungs = [x for x, row in zip(points, found['rows'], strict=True) if row['name'] != BESIDE]
+  # Such as the model without crosses, which is beside the ladder, not on it.
+  aside = beside(found)
+  rungs = [x for x, row in zip(points, found['rows'], strict=True) if row['name'] not in aside]
   axes.plot(*zip(*rungs, strict=True), color='#bbbbbb', linewidth=1, zorder=1)
   for i, (row, (x, y)) in enumerate(zip(found['rows'], points, strict=True)):
     auc = row['test']['auc']

@@ -4,7 +4,8 @@ r"""Committed results → the tables of README.md and experiments/RESULTS.md.
   python -m experiments.tables --check   # fails if a table is not what the results say
 
 A document holds `<!-- table: NAME -->` ... `<!-- end -->`; NAME is a result file in
-experiments/results, or `bars_frappe` for all of its nets in one table.
+experiments/results, `bars_frappe` for all of its nets in one table, or the name of a ladder and
+`_details` for all that was measured of it.
 """
 
 import importlib
@@ -15,7 +16,7 @@ import statistics
 
 from absl import app, flags
 
-from experiments import common, report
+from experiments import common, ladder_report, report
 
 _CHECK = flags.DEFINE_bool('check', False, 'Change nothing; fail if a table is out of date.')
 _SWEEPS = (
@@ -30,6 +31,7 @@ _SWEEPS = (
   'gate_stability_',
   'tuning_',
 )
+_DETAILS = '_details'
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
 _BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
@@ -78,6 +80,13 @@ def ladder(name: str) -> str:
   return f'{report.ladder(found)}\n\n{report.caption(found)}\n\n{picture}'
 
 
+def details(name: str) -> str:
+  """All that was measured of a ladder: quality, size, speed, and compact without each technique."""
+  found = load(name)
+  made = [f'{t.title}\n\n{report.table(t.header, t.rows)}' for t in ladder_report.tables(found)]
+  return '\n\n'.join([ladder_report.verdict(found), *made])
+
+
 def bench(name: str) -> str:
   """A benchmark's own table, as its run printed it."""
   found = load(name)
@@ -99,6 +108,8 @@ def render(name: str) -> str:
   """The text that stands between the markers of table NAME."""
   if name == 'bars_frappe':
     return bars()
+  if name.endswith(_DETAILS):
+    return details(name.removesuffix(_DETAILS))
   if not (common.RESULTS / f'{name}.json').exists():
     return f'Not measured yet (experiments/results/{name}.json).'
   if name.startswith(_SWEEPS):
