@@ -54,7 +54,8 @@ def write(
   Args:
     folder: to make; it must not be there.
     base: what it changes.
-    changes: path of an array of `base` → what became of it. Rows that did not change are left out.
+    changes: path of an array of `base` → what became of it. Whichever way it is told: only rows that
+      differ are written, and an array whole where most of it does.
 
   Returns:
     The folder.
@@ -109,11 +110,8 @@ def between(
       f'{new.folder} differs from {old.folder} in {min(different)!r}, not only in the values of '
       'arrays: no delta leads from one to the other. Serve the new one whole.'
     )
-  changes = {}
-  for name in sorted(changed):
-    one, other = old.arrays[owners[name]], new.arrays[owners[name]]
-    changes[owners[name]] = Change(None if one.ndim == 0 else _all(len(one)), other)
-  return write(folder, old, changes)
+  paths = [path for name, path in owners.items() if name in changed]
+  return write(folder, old, {path: Change(None, new.arrays[path]) for path in paths})
 
 
 def apply(
@@ -189,31 +187,32 @@ def _checked(base, path, change):
 
 
 def _kept(base, path, change) -> Change | None:
-  """A change without the rows that stayed as they are; None if nothing is left of it."""
-  old = base.arrays[path]
-  if change.rows is None:
-    return None if _bits(old).tobytes() == _bits(change.values).tobytes() else change
-  parts = []
-  for start in range(0, len(change.rows), step := _step(change.values)):
-    rows = change.rows[start : start + step]
-    new, was = _bits(change.values[start : start + step]), _bits(old[rows])
+  """A change in fewest bytes, without the rows that stayed as they are; None if none is left."""
+  old, values = base.arrays[path], change.values
+  if old.ndim == 0:
+    return None if old.tobytes() == values.tobytes() else change
+  rows = np.arange(len(old), dtype=np.int32) if change.rows is None else change.rows
+  parts = [np.zeros(0, int)]
+  for start in range(0, len(rows), step := _step(values)):
+    new, was = _bits(values[start : start + step]), _bits(old[rows[start : start + step]])
     parts.append(start + np.flatnonzero((new != was).any(axis=1)))
-  chosen = np.concatenate(parts) if parts else np.zeros(0, int)
-  return Change(change.rows[chosen], change.values[chosen]) if len(chosen) else None
+  chosen = np.concatenate(parts)
+  if not len(chosen):
+    return None
+  if len(chosen) * (rows.itemsize + values[:1].nbytes) < old.nbytes:
+    return Change(rows[chosen], values[chosen])
+  whole = np.array(old)
+  whole[rows[chosen]] = values[chosen]
+  return Change(None, whole)
 
 
 def _bits(array):
   """[n, ...] → [n, bytes], so that NaN is NaN and −0 is not 0."""
-  array = np.ascontiguousarray(array)
-  return array.reshape(array.shape[0] if array.ndim else 1, -1).view(np.uint8)
+  return np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8)
 
 
 def _step(array):
   return max(1, _BLOCK // max(1, array[:1].nbytes))
-
-
-def _all(rows):
-  return np.arange(rows, dtype=np.int32)
 
 
 def _patched(old, change) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ what was trained and evaluated.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,8 +76,21 @@ def program(model: predict.Model, host: served.Model, arrays: Mapping[str, Any],
     jax.tree.map(symbolic, inputs.index),
     jax.tree.map(symbolic, inputs.values),
   )
-  made = export.export(jax.jit(function(model, host)), platforms=PLATFORMS)(*arguments)
-  return bytes(made.serialize())
+  with _without_places():
+    made = export.export(jax.jit(function(model, host)), platforms=PLATFORMS)(*arguments)
+    return bytes(made.serialize())
+
+
+@contextlib.contextmanager
+def _without_places():
+  """Programs do not say from which lines of which files they were made: the same has one text."""
+  name = 'jax_traceback_in_locations_limit'
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def _example(feature, host):

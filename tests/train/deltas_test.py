@@ -11,10 +11,10 @@ import pytest
 from ctr_jax import compress, models, predict
 from ctr_jax.data import batches
 from ctr_jax.tables import leaf, placement, rowwise, stack
-from ctr_jax.train import checkpoint, mesh, processes
+from ctr_jax.train import checkpoint, deltas, mesh, processes
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
-from tests.train import worker
+from tests.train import snapshots, worker
 
 HASHED = (
   ('item', compress.multi_hash(40, ways=2)),
@@ -115,3 +115,48 @@ def test_a_full_checkpoint_and_ten_deltas_are_the_state_to_the_bit(name, tmp_pat
   assert position == {'step': 45}
   same(found, state)
   last.close()
+
+
+def one_table(rows):
+  """A model of one table of so many rows, of which the batches read the first few hundred."""
+  source = worker.tiny()
+  sizes = dict(source.rows) | {'user': rows}
+  rules = (('user', compress.identity()), ('.*', compress.drop()))
+  net = models.NETS['dnn'](hidden=(8,), dropout=0.0)
+  model = predict.build(source.schema, sizes, rules, net, 4, leaf.normal(0.1))
+  return model, state_lib.Recipe(ADAM, rowwise.adagrad(0.05))
+
+
+def test_a_delta_is_as_large_as_what_was_touched_and_not_as_the_table(tmp_path):
+  sizes, touched = [], set()
+  for rows in (5_000, 50_000):
+    model, recipe = one_table(rows)
+    state = jax.eval_shape(lambda m=model, r=recipe: state_lib.init(m, r, 0))
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+    found = deltas.Deltas(tmp_path / str(rows), model, 9)
+    found.begin(state)
+    for data in itertools.islice(columns(), 5):
+      found.add(step_lib.batch(model, recipe, data))
+      touched |= set(data['user'].tolist())
+    found.save(state._replace(step=np.int32(5)), {})
+    sizes.append(nbytes(tmp_path / str(rows)))
+    part = tmp_path / str(rows) / 'delta-0-5' / 'rows' / 'user.bin'
+    assert part.stat().st_size == len(touched) * (4 + 4 * 4 + 4)
+  assert abs(sizes[1] / sizes[0] - 1) < 0.02
+
+
+@pytest.mark.parametrize('every', [True, pytest.param(False, marks=pytest.mark.long)])
+def test_interrupted_at_every_write_of_compaction_nothing_is_lost(every, tmp_path, monkeypatch):
+  del every
+  model, recipe = one_table(50)
+  state = jax.tree.map(np.asarray, state_lib.create(model, recipe, 0))
+  folder = tmp_path / 'run'
+  saved = checkpoint.Checkpoints(folder, model, {}, deltas=9)
+  for step in (1, 2):
+    state = state._replace(step=np.int32(step), net=jax.tree.map(lambda x: x + 1, state.net))
+    saved.save('last', state, {'step': step})
+  saved.wait()
+  with snapshots.taken(folder, tmp_path / 'copies', monkeypatch) as copies:
+    saved.compact(state)
+  saved.close()
+  print(len(copies))
