@@ -2,8 +2,10 @@
 
 import functools
 import itertools
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,9 +13,10 @@ import pytest
 from ctr_jax import compress, models, predict
 from ctr_jax.data import batches
 from ctr_jax.tables import leaf, placement, rowwise, stack
-from ctr_jax.train import checkpoint, deltas, mesh, processes
+from ctr_jax.train import checkpoint, deltas, loop, mesh, processes
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
+from tests.compress import techniques
 from tests.train import snapshots, worker
 
 HASHED = (
@@ -48,7 +51,11 @@ def build(rules, layout, source=None):
 def made(name):
   rules, layout, rows = CASES[name]
   model, recipe = build(rules, layout), state_lib.Recipe(ADAM, rows)
-  return model, step_lib.program(model, recipe)
+  program = step_lib.program(model, recipe)
+  first, like = jax.tree.map(np.asarray, program.create(5)), program.like()
+  # Compiled once for all that begin anew.
+  begin = functools.partial(jax.tree.map, jnp.array, first)
+  return model, program._replace(create=lambda seed: begin(), like=lambda: like)
 
 
 def columns(start=0):
@@ -87,7 +94,9 @@ def nbytes(folder):
   return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+  'name', [*list(CASES)[:2], pytest.param('dense', marks=pytest.mark.long)]
+)
 def test_a_full_checkpoint_and_ten_deltas_are_the_state_to_the_bit(name, tmp_path):
   model, program = made(name)
   saved = checkpoint.Checkpoints(tmp_path, model, {}, deltas=10)
@@ -145,18 +154,160 @@ def test_a_delta_is_as_large_as_what_was_touched_and_not_as_the_table(tmp_path):
   assert abs(sizes[1] / sizes[0] - 1) < 0.02
 
 
-@pytest.mark.parametrize('every', [True, pytest.param(False, marks=pytest.mark.long)])
-def test_interrupted_at_every_write_of_compaction_nothing_is_lost(every, tmp_path, monkeypatch):
-  del every
+@pytest.mark.parametrize('every', [False, pytest.param(True, marks=pytest.mark.long)])
+def test_interrupted_at_the_writes_of_compaction_nothing_is_lost(every, tmp_path, monkeypatch):
   model, recipe = one_table(50)
   state = jax.tree.map(np.asarray, state_lib.create(model, recipe, 0))
   folder = tmp_path / 'run'
   saved = checkpoint.Checkpoints(folder, model, {}, deltas=9)
-  for step in (1, 2):
-    state = state._replace(step=np.int32(step), net=jax.tree.map(lambda x: x + 1, state.net))
+  for step in (1, 2, 3):
+    net = jax.tree.map(lambda x: x + np.float32(1), state.net)
+    state = state._replace(step=np.asarray(step, np.int32), net=net)
     saved.save('last', state, {'step': step})
   saved.wait()
   with snapshots.taken(folder, tmp_path / 'copies', monkeypatch) as copies:
     saved.compact(state)
   saved.close()
-  print(len(copies))
+  assert len(copies) > 30
+  before, fulls = None, []
+  for copy in [*copies, folder]:
+    there = sorted(p.relative_to(copy).as_posix() for p in copy.glob('*/*'))
+    if every or there != before:  # What else is written lies in folders that are not complete.
+      found = checkpoint.Checkpoints(copy, model, {})
+      fulls.append(found._managers['last'].latest_step())
+      restored, position = found.restore('last', state)
+      found.close()
+      assert position == {'step': 3}
+      same(restored, state)
+    before = there
+  assert fulls == sorted(fulls)
+  assert set(fulls) == {1, 3}
+
+
+def test_deltas_without_their_full_checkpoint_are_no_fresh_start(tmp_path):
+  model, recipe = one_table(50)
+  state = jax.tree.map(np.asarray, state_lib.create(model, recipe, 0))
+  saved = checkpoint.Checkpoints(tmp_path, model, {}, deltas=9)
+  for step in (1, 2):
+    state = state._replace(step=np.asarray(step, np.int32))
+    saved.save('last', state, {'step': step})
+  saved.close()
+  shutil.rmtree(tmp_path / 'last')
+  found = checkpoint.Checkpoints(tmp_path, model, {})
+  with pytest.raises(FileNotFoundError, match='the full checkpoint that they follow is missing'):
+    found.restore('last', state)
+  found.close()
+
+
+def test_deltas_of_another_model_are_refused(tmp_path):
+  model, recipe = one_table(50)
+  state = jax.tree.map(np.array, state_lib.create(model, recipe, 0))
+  saved = deltas.Deltas(tmp_path, model, 9)
+  saved.begin(state)
+  later = state._replace(step=np.asarray(1, np.int32))
+  saved.add(step_lib.batch(model, recipe, next(columns()) | {'user': np.full(BATCH, 49)}))
+  saved.save(later, {})
+  same(deltas.Deltas(tmp_path, model, 0).restore(state, {})[0], later)
+  smaller, _ = one_table(49)
+  with pytest.raises(ValueError, match=r"delta-0-1 has rows of 'user', as this model has none"):
+    deltas.Deltas(tmp_path, smaller, 0).restore(state, {})
+  other = state._replace(seed=np.asarray(1, np.uint32))
+  with pytest.raises(ValueError, match='it follows another full-0'):
+    deltas.Deltas(tmp_path, model, 0).restore(other, {})
+
+
+def test_several_processes_are_refused_in_words(tmp_path, monkeypatch):
+  model, _ = one_table(50)
+  monkeypatch.setattr(processes, 'joined', lambda: True)
+  with pytest.raises(ValueError, match='by one process: leave out --deltas'):
+    deltas.Deltas(tmp_path, model, 1)
+
+
+def fit(folder, **schedule):
+  """A run of two epochs, with checkpoints within; the second epoch is no better than the first."""
+  model, program = made('stacked, adagrad')
+  chosen = loop.Schedule(2, 256, min_delta=1, checkpoint_steps=3, **schedule)
+
+  def validate(state):
+    return {'auc': float(np.sum(state.net['params']['output']['bias']))}
+
+  return loop.Run(model, program, chosen, worker.tiny(), folder, {}, 5, validate).fit()
+
+
+def test_a_run_with_deltas_that_dies_ends_with_the_bits_of_one_without(tmp_path, monkeypatch):
+  class Killed(Exception):
+    pass
+
+  save, saves = checkpoint.Checkpoints.save, []
+
+  def dies(self, kind, *args):
+    save(self, kind, *args)
+    saves.append(kind)
+    if len(saves) in (2, 4, 9):
+      raise Killed
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', dies)
+  for _ in range(3):
+    with pytest.raises(Killed):
+      fit(tmp_path / 'killed', deltas=3)
+  found = fit(tmp_path / 'killed', deltas=3)
+  assert names(tmp_path / 'killed' / 'checkpoints')
+  monkeypatch.undo()
+  want = fit(tmp_path / 'whole')
+  same(found.last, want.last)
+  same(found.state, want.state)
+  assert found.position.misses == want.position.misses == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', sorted(techniques.TECHNIQUES))
+def test_every_technique_is_restored_to_the_bit(name, tmp_path):
+  """Trained in full by the row optimizer, and stacked."""
+  rules = (('user|item', techniques.TECHNIQUES[name]), ('.*', compress.drop()))
+  model, recipe = build(rules, stack.stacked), state_lib.Recipe(ADAM, rowwise.adagrad(0.05))
+  program = step_lib.program(model, recipe)
+  saved = deltas.Deltas(tmp_path, model, 9)
+  first = program.create(1)
+  saved.begin(first)
+  first, state = jax.tree.map(np.array, first), first
+  for i, found in enumerate(itertools.islice(columns(), 4), 1):
+    batch = program.batch(found)
+    state, _ = program.step(state, batch)
+    saved.add(batch)
+    if i % 2 == 0:
+      saved.save(state, {})
+  assert len(list(tmp_path.glob('delta-*'))) == 2
+  same(deltas.Deltas(tmp_path, model, 0).restore(first, {})[0], state)
+
+
+PLACES = {
+  'split': ((2, 2), (('.*', placement.rows(least=30)),)),
+  'host': ((1, 1), (('user|category', placement.host()), ('.*', placement.rows(least=30)))),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('place', PLACES)
+def test_on_a_mesh_of_one_process_and_from_the_host(place, tmp_path):
+  (data, over), rules = PLACES[place]
+  recipe = state_lib.Recipe(ADAM, rowwise.adagrad(0.05, 1e-3))
+  on = mesh.Cluster(mesh.make(data, over), rules, lanes=16)
+  model = build(HASHED, on.layout)
+  program = mesh.program(on, model, recipe)
+  saved = checkpoint.Checkpoints(tmp_path, model, {}, deltas=5)
+  state = trained(program, program.create(5), 12, saved)
+  saved.close()
+  assert len(names(tmp_path)) == 3
+  again = checkpoint.Checkpoints(tmp_path, model, {})
+  found, _ = again.restore('last', program.like())
+  again.close()
+  same(found, state)
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+    assert type(x) is type(y)
+    assert isinstance(x, np.ndarray) or x.sharding.is_equivalent_to(y.sharding, x.ndim)
+  # One device reads what a mesh has written.
+  apart = build(HASHED, stack.apart)
+  alone = checkpoint.Checkpoints(tmp_path, apart, {})
+  found, _ = alone.restore('last', step_lib.program(apart, recipe).like())
+  alone.close()
+  same(found.tables, stack.unpack(model.layout, mesh.fetched(state.tables)))
