@@ -54,7 +54,7 @@ def write(
   Args:
     folder: to make; it must not be there.
     base: what it changes.
-    changes: path of an array of `base` → what became of it. Whichever way it is told: only rows that
+    changes: path of an array of `base` → what became of it. However it is told: only rows that
       differ are written, and an array whole where most of it does.
 
   Returns:

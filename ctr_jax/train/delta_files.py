@@ -6,11 +6,11 @@ r"""Deltas on disk: the rows that changed between two steps, each delta bound to
     rows/<leaf>.bin                       row numbers (int32, ascending), the rows, their slots
     whole.bin                             net, optimizer and all else that is not by row
 
-All is little-endian and without any header; where an array lies in a file follows from its entry in
-the manifest. A delta appears whole and on the disk, or not at all. Its manifest has the mark of what
-it follows: of a delta the SHA-256 of its manifest, of a full checkpoint the SHA-256 of what is not
-by row (`mark_of`). So a delta that is missing, changed or out of its place is found and named. The
-newest one, which none follows, is named by `newest.json`.
+All is little-endian and without any header; where an array lies in a file follows from its entry
+in the manifest. A delta appears whole and on the disk, or not at all. Its manifest has the mark of
+what it follows: of a delta the SHA-256 of its manifest, of a full checkpoint the SHA-256 of what is
+not by row (`mark_of`). So a delta that is missing, changed or out of its place is found and named.
+The newest one, which none follows, is named by `newest.json`.
 
 NumPy only: nothing here knows of jax.
 """

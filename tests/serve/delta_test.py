@@ -1,4 +1,4 @@
-"""An artifact and its delta are the newer artifact, to the bit; anything else is refused in words."""
+"""An artifact and its delta are the newer one, to the bit; anything else is refused in words."""
 
 import os
 import shutil
@@ -154,7 +154,7 @@ def test_what_is_no_change_of_the_model_is_refused(small, data, tmp_path):
   another = shutil.copytree(old, tmp_path / 'another')
   text = artifact.text_of(opened.manifest | {'model': opened.manifest['model'] | {'width': 9}})
   (another / 'manifest.json').write_bytes(text)
-  with pytest.raises(ValueError, match="another differs from .* in 'model'"):
+  with pytest.raises(ValueError, match=r"another differs from .* in 'model'"):
     delta.between(old, another, tmp_path / 'never')
   model, _, stored, net = cases.model(data[0], net='lr')
   with pytest.raises(ValueError, match=r'product_quantize.* stores a row by what is in others too'):

@@ -1,4 +1,4 @@
-"""A full checkpoint and its deltas are the state, to the bit; a delta's size is that of what moved."""
+"""A full checkpoint and its deltas are the state, to the bit; a delta is as large as what moved."""
 
 import functools
 import itertools
@@ -94,9 +94,7 @@ def nbytes(folder):
   return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-@pytest.mark.parametrize(
-  'name', [*list(CASES)[:2], pytest.param('dense', marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize('name', [*list(CASES)[:2], pytest.param('dense', marks=pytest.mark.long)])
 def test_a_full_checkpoint_and_ten_deltas_are_the_state_to_the_bit(name, tmp_path):
   model, program = made(name)
   saved = checkpoint.Checkpoints(tmp_path, model, {}, deltas=10)

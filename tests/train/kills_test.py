@@ -1,4 +1,4 @@
-"""Processes that are killed while they save deltas or compact them lose nothing, and mix nothing."""
+"""Processes that are killed while they save deltas or compact them lose and mix nothing."""
 
 import json
 import pathlib
