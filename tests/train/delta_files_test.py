@@ -86,6 +86,11 @@ def test_a_chain_is_read_as_it_was_written(folder):
   for delta in deltas:
     check(delta)
   assert delta_files.newest_step(folder) == 30
+  moved = delta_files.moved(deltas[1:])
+  for path, rows in moved.items():
+    found = [dict(content(step)[0])[path].rows for step in (20, 21, 30)]
+    alike(rows, np.array(sorted(set(np.concatenate(found).tolist())), np.int32))
+  assert sorted(moved) == ['item/way_0', 'item/way_1']
 
 
 def test_every_file_truncated_flipped_removed_or_exchanged_is_named(folder):

@@ -13,7 +13,7 @@ import pytest
 from ctr_jax import compress, models, predict
 from ctr_jax.data import batches
 from ctr_jax.tables import leaf, placement, rowwise, stack
-from ctr_jax.train import checkpoint, deltas, loop, mesh, processes
+from ctr_jax.train import checkpoint, deltas, loop, mesh, processes, seeds
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 from tests.compress import techniques
@@ -221,7 +221,7 @@ def test_several_processes_are_refused_in_words(tmp_path, monkeypatch):
     deltas.Deltas(tmp_path, model, 1)
 
 
-def fit(folder, **schedule):
+def run(folder, seed=5, **schedule):
   """A run of two epochs, with checkpoints within; the second epoch is no better than the first."""
   model, program = made('stacked, adagrad')
   chosen = loop.Schedule(2, 256, min_delta=1, checkpoint_steps=3, **schedule)
@@ -229,7 +229,7 @@ def fit(folder, **schedule):
   def validate(state):
     return {'auc': float(np.sum(state.net['params']['output']['bias']))}
 
-  return loop.Run(model, program, chosen, worker.tiny(), folder, {}, 5, validate).fit()
+  return loop.Run(model, program, chosen, worker.tiny(), folder, {}, seed, validate)
 
 
 def test_a_run_with_deltas_that_dies_ends_with_the_bits_of_one_without(tmp_path, monkeypatch):
@@ -247,14 +247,25 @@ def test_a_run_with_deltas_that_dies_ends_with_the_bits_of_one_without(tmp_path,
   monkeypatch.setattr(checkpoint.Checkpoints, 'save', dies)
   for _ in range(3):
     with pytest.raises(Killed):
-      fit(tmp_path / 'killed', deltas=3)
-  found = fit(tmp_path / 'killed', deltas=3)
+      run(tmp_path / 'killed', deltas=3).fit()
+  found = run(tmp_path / 'killed', deltas=3).fit()
   assert names(tmp_path / 'killed' / 'checkpoints')
   monkeypatch.undo()
-  want = fit(tmp_path / 'whole')
+  want = run(tmp_path / 'whole').fit()
   same(found.last, want.last)
   same(found.state, want.state)
   assert found.position.misses == want.position.misses == 1
+
+
+@pytest.mark.long
+def test_seeds_at_once_save_deltas_of_their_own(tmp_path):
+  rules, layout, rows = CASES['stacked, adagrad']
+  together = seeds.side_by_side(build(rules, layout), state_lib.Recipe(ADAM, rows))
+  seeds.fit([run(tmp_path / str(seed), seed, deltas=3) for seed in (5, 6)], together)
+  for seed in (5, 6):
+    folder = tmp_path / str(seed)
+    assert names(folder / 'checkpoints')
+    same(run(folder, seed).fit().last, run(tmp_path / 'alone' / str(seed), seed).fit().last)
 
 
 @pytest.mark.long

@@ -38,7 +38,9 @@ def arrays(path):
     return [file[name] for name in file.files]
 
 
-@pytest.fixture(scope='module', params=['rows', 'dense'])
+@pytest.fixture(
+  scope='module', params=['rows', 'dense', pytest.param('deltas', marks=pytest.mark.long)]
+)
 def uninterrupted(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   process = start(folder / 'run', request.param, folder / 'out.npz')
