@@ -8,6 +8,9 @@ dim 16, batch 4096, one small hidden layer, row-wise Adagrad. Steps with marks a
 turns, and the ratios are of medians over the turns: of time, and of the process's time on the CPU,
 which others do not disturb. Then so many steps are saved as a delta, and the whole as a full
 checkpoint.
+
+On one of two busy cores, 1e6 rows: marks take 0.64 ms of the CPU per step of 150 ms (1.006 of its
+CPU, 1.04 of its time); a delta of 20 steps has 31.0 MB in 1.7 s, a full one 61 MB in 3.2 s.
 """
 
 import pathlib

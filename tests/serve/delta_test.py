@@ -25,6 +25,8 @@ TRAINED = {
   'full_int4': ((compress.identity(), compress.low_rank(3)), Q(4, offset=False), 'fm'),
 }
 
+DEFAULT = 'multi_hash_int8'
+
 
 def moved(model, stored, seed):
   """(stored with some rows of each leaf changed, path → those rows)."""
@@ -67,7 +69,7 @@ def small(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  'name', ['multi_hash_int8', *(pytest.param(n, marks=pytest.mark.long) for n in TRAINED)]
+  'name', [pytest.param(n, marks=() if n == DEFAULT else pytest.mark.long) for n in TRAINED]
 )
 def test_touched_rows_make_the_artifact_of_a_fresh_export(name, data, tmp_path):
   chains, link, net = TRAINED[name]
