@@ -59,6 +59,7 @@ def test_a_feature_comes_and_logits_stay():
   assert (second.tables['tags'] != grown.tables['tags']).any(axis=1)[read].all()
 
 
+@pytest.mark.long
 def test_zero_vectors_learn_in_the_first_step():
   old, new = model(SOME), model((*SOME, TAGS))
   state, columns = trained(old), batch((*SOME, TAGS))
@@ -79,7 +80,9 @@ def test_a_feature_goes_and_logits_are_those_without_its_vector():
   assert 'tags' not in grown.tables
 
 
-@pytest.mark.parametrize('layout', [stack.apart, stack.stacked])
+@pytest.mark.parametrize(
+  'layout', [pytest.param(stack.apart, marks=pytest.mark.long), stack.stacked]
+)
 def test_a_vocabulary_grows_and_slots_and_moments_follow(layout):
   old = model(SOME)
   new = model((*SOME, TAGS), rows={'item': 40, 'user': 30}, layout=layout)
