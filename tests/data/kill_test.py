@@ -13,7 +13,7 @@ import collections, os, pathlib, random, shutil, signal, sys, time
 from ctr_jax.data import adding, appending, change, columns, encode, engine, storage, versions
 from ctr_jax.data.schema import Feature, Schema
 
-folder, trials = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+folder, wanted = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 storage.CHUNK = 64
 ROWS = 5000
 names = [f'c{i}' for i in range(5)]
@@ -92,7 +92,7 @@ write('train.csv', ROWS)
 write('row.csv', ROWS)
 write('more.csv', 3000)
 done(prepared)
-rng = random.Random(0)
+rng = random.Random(1)
 reading, writing = os.pipe()
 starts = {'add': (add, 'encoded'), 'append': (append, 'encoded'), 'prune': (versions.prune, 'many')}
 expected = {}
@@ -106,16 +106,17 @@ for name, (run, start) in starts.items():
     began = time.monotonic()
     assert os.waitpid(pid, 0)[1] == 0
     took.append(time.monotonic() - began)
-  expected[name] = (old, seen(path), max(took))
+  expected[name] = (old, seen(path), min(took))
 totals, again = collections.Counter(), set()
-for trial in range(trials):
+killed = 0
+for trial in range(4 * wanted):
   name = list(starts)[trial % 3]
   run, start = starts[name]
   old, new, took = expected[name]
   path = copied(folder / start, 'trial')
   pid = begun(run, path, writing)
   os.read(reading, 1)
-  time.sleep(took * rng.random())
+  time.sleep(0.9 * took * rng.random())
   os.kill(pid, signal.SIGKILL)
   status = os.waitpid(pid, 0)[1]
   found = seen(path)
@@ -127,6 +128,7 @@ for trial in range(trials):
   finished = found == new
   what = 'old' if not finished else 'new'
   what += ', with leftovers' if left(path) else ''
+  killed += status != 0
   totals[name, 'killed' if status else 'had ended', what] += 1
   # The change can be made again, and what was left goes. (Made once of each: it takes a while.)
   if found == old and name not in again:
@@ -138,25 +140,24 @@ for trial in range(trials):
   pruned = seen(path)
   assert pruned == {max(found): found[max(found)]}, (found, pruned)
   assert not left(path)
-  print(trial, name, status, what, flush=True)
+  if killed == wanted:
+    break
 for key, count in sorted(totals.items()):
   print(f'{count:4} {key[0]}: {key[1]}, found {key[2]}')
-killed = sum(n for key, n in totals.items() if key[1] == 'killed')
 print('trials', sum(totals.values()), 'killed', killed)
 """
 
 
-def _run(folder, trials):
+def _run(folder, kills):
   root = pathlib.Path(__file__).parents[2]
-  command = [sys.executable, '-c', _TRIALS, str(folder), str(trials)]
+  command = [sys.executable, '-c', _TRIALS, str(folder), str(kills)]
   return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
 @pytest.mark.long
 def test_sigkill(tmp_path):
-  done = _run(tmp_path, 51)
+  done = _run(tmp_path, 50)
   print(done.stdout)
   assert done.returncode == 0, done.stderr
-  assert 'trials 51' in done.stdout
-  # Most die on the way; a few were faster than the one that was timed.
-  assert int(done.stdout.split()[-1]) > 25
+  # Those that a busy machine let end before they were killed do not count.
+  assert done.stdout.split()[-2:] == ['killed', '50']
