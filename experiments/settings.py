@@ -55,6 +55,7 @@ _BY_NAME = {
   'synthetic': Settings(dim=8, epochs=5, batch_size=1024, optimizer=_rows(0.003, 1.0)),
   'synthetic_selection': Settings(dim=8, epochs=5, batch_size=1024, optimizer=_rows(0.003, 1.0)),
   'synthetic_large_ids': Settings(dim=8, epochs=4, optimizer=_rows(0.003, 1.0)),
+  'synthetic_drift': Settings(dim=8, epochs=3, batch_size=512, optimizer=_rows(0.01, 0.1)),
   'frappe_x1': Settings(dim=10, epochs=30, optimizer=_rows(0.003, 1.0)),
   'ml1m_partial': Settings(dim=10, epochs=15, optimizer=_rows(0.003, 1.0)),
   'yelp_implicit': Settings(dim=16, epochs=30, optimizer=_rows(0.003, 1.0)),

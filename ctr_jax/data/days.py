@@ -151,6 +151,30 @@ def slices(source: columns.Source, clock: str, count: int) -> Stream:
   return Stream(source, np.argsort(time, kind='stable'), starts)
 
 
+class Held:
+  """A source in memory, for streams that are read again and again; a Source. Made by `held`."""
+
+  def __init__(self, source: columns.Source, found: dict[str, dict[str, np.ndarray]]):
+    self.schema, self.rows, self.extras = source.schema, dict(source.rows), source.extras
+    self.checksum, self.title = source.checksum, getattr(source, 'title', source.schema.name)
+    self._found = found
+
+  def num_samples(self, split: str) -> int:
+    """Samples of 'train', 'valid' or 'test'."""
+    return len(self._found[split]['label'])
+
+  def read(self, split: str, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
+    """Samples start..stop of a split; see `columns.Source.read`."""
+    return {name: self._found[split][name][start:stop] for name in names}
+
+
+def held(source: columns.Source, extras: Sequence[str] = ()) -> Held:
+  """All features, labels and some extras of a source, read once and kept."""
+  names = (*source.schema.names, 'label', *extras)
+  read = {s: source.read(s, names, 0, source.num_samples(s)) for s in schema_lib.SPLITS}
+  return Held(source, read)
+
+
 def _read(source, name):
   """A column over train, valid and test."""
   splits = [(split, source.num_samples(split)) for split in schema_lib.SPLITS]

@@ -24,7 +24,7 @@ from ctr_jax.data import draws, synthetic
 from ctr_jax.data.synthetic import Field
 
 _DAYS = 10
-_DAY = 40_000
+_DAY = 24_000
 # The day from which on the late field is there, from 0.
 LATE = 5
 
@@ -40,16 +40,16 @@ def _arriving(name, places, turnover, **effects):
 
 
 _FIELDS = (
-  _arriving('user', 5_000, 0.05, exponent=0.8, main=0.5),
-  _arriving('item', 2_000, 0.1, exponent=0.9, main=0.6, drift=0.3),
-  Field('category', values=100, exponent=0.8, of='item', main=0.3),
-  _arriving('campaign', 300, 0.2, exponent=0.8, main=0.4, drift=0.3),
-  Field('query', values=2_000, exponent=1.0, main=0.4, drift=0.2),
-  Field('page', values=200, exponent=0.8, main=0.3, drift=0.3),
+  _arriving('user', 3_000, 0.05, exponent=0.8, main=0.5),
+  _arriving('item', 1_200, 0.1, exponent=0.9, main=0.6, drift=0.3),
+  Field('category', values=50, exponent=0.8, of='item', main=0.3),
+  _arriving('campaign', 200, 0.2, exponent=0.8, main=0.4, drift=0.3),
+  Field('query', values=1_000, exponent=1.0, main=0.4, drift=0.2),
+  Field('page', values=100, exponent=0.8, main=0.3, drift=0.3),
   Field('device', values=8, exponent=0.7, main=0.2),
   Field('slot', values=6, exponent=0.5, missing=0.0, main=0.35),
   Field('price', 'numeric', missing=0.05, main=-0.35),
-  Field('badge', values=200, exponent=0.7, main=0.6),
+  Field('badge', values=100, exponent=0.7, main=0.6),
 )
 _TURNOVER = (('user', 0.05), ('item', 0.1), ('campaign', 0.2))
 _PAIRS = (('user', 'category', 0.4), ('page', 'category', 0.5))
