@@ -32,6 +32,7 @@ class Model(NamedTuple):
     layout: where the leaves of the codec's plan live.
     net: a Flax module, vectors [batch, fields, width] → logit [batch].
     width: columns of a full table, `net.width(dim)`.
+    rules: that the codec was bound by; none where they are not known.
   """
 
   features: tuple[schema_lib.Feature, ...]
@@ -40,6 +41,7 @@ class Model(NamedTuple):
   layout: stack.Layout
   net: Any
   width: int
+  rules: codec_lib.Rules = ()
 
   @property
   def columns(self) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def build(
     raise ValueError(
       f'The rules drop every feature of {schema.name!r}: nothing is left to learn from.'
     )
-  return Model(kept, dict(rows), codec, layout(codec.plan), net, width)
+  return Model(kept, dict(rows), codec, layout(codec.plan), net, width, tuple(rules))
 
 
 def _reads(feature, column, rows):

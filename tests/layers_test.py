@@ -15,7 +15,17 @@ LAYERS = {
   'compress': {'tables'},
   'predict': {'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
-  'train': {'predict', 'tables', 'compress.codec', 'data.batches', 'data.columns', 'graphs'},
+  # Of compress no technique: `encode` takes any. Of models no net: `part` takes any.
+  'train': {
+    'predict',
+    'tables',
+    'compress.codec',
+    'compress.encode',
+    'models.part',
+    'data.batches',
+    'data.columns',
+    'graphs',
+  },
   'evaluate': {'predict', 'data', 'tables'},
   'serve': {'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns'},
 }

@@ -2,7 +2,8 @@
 
 They know nothing of tables. `net.width(dim)` is the width that a table's rows must have; running
 statistics live in the collection 'batch_stats' and dropout draws from the stream 'dropout'.
-`net.labels(fields, width)` says which of its parameters are of which fields: see `labels`, `part`.
+`net.labels(fields, width)` says which of its parameters are of which fields: see `labels`, `part`;
+`net.weighs_all` is true of nets that read vectors by such parameters alone: zeros silence a field.
 """
 
 from functools import partial

@@ -37,6 +37,8 @@ class DCN(nn.Module):
   cross_layers: int = 3
   interaction: nn.Module | None = None
 
+  weighs_all = True
+
   def width(self, dim: int) -> int:
     return dim
 

@@ -30,6 +30,8 @@ class DCNv2(nn.Module):
   cross_layers: int = 4
   interaction: nn.Module | None = None
 
+  weighs_all = True
+
   def width(self, dim: int) -> int:
     return dim
 

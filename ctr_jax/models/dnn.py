@@ -24,6 +24,8 @@ class DNN(nn.Module):
   batch_norm: bool = True
   interaction: nn.Module | None = None
 
+  weighs_all = True
+
   def width(self, dim: int) -> int:
     return dim
 

@@ -54,17 +54,20 @@ def grown(
   fields: Sequence[str],
   more: Sequence[str],
   width: int,
+  drawn: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Variables of the net over `more`, all weights of new fields zero: the inverse of `part`.
 
   Logits stay where the new vectors are zero; elsewhere too, if nothing in the net reads vectors
-  but by weights of their own (not so the sums of LR and of factorization machines). Where a new
-  weight is multiplied by a vector, start the vector elsewhere: of two zeros neither learns, which
-  also holds for matrices and MLP of FiBiNET's new pairs.
+  but by weights of their own (`net.weighs_all`; not so the sums of LR and of factorization
+  machines). Where a new weight is multiplied by a vector, start one of them elsewhere: of two zeros
+  neither learns, which also holds for matrices and MLP of FiBiNET's new pairs.
 
   Args:
     net, variables, fields, width: see `part`.
     more: all of `fields` and new ones, in the order of the larger net's vectors.
+    drawn: variables of the net over `more` as they are before training, of which new weights are
+      taken in place of zeros: for vectors that are zero.
 
   Raises:
     ValueError: as `part`; or `more` leaves out a field.
@@ -75,35 +78,56 @@ def grown(
       f'{_name(net)} cannot grow by leaving out {_words(missing)}: name all of its fields, or take '
       'the part of it first.'
     )
-  return _moved(net, variables, fields, more, width)
+  return _moved(net, variables, fields, more, width, drawn)
 
 
-def _moved(net, variables, before, after, width):
-  """What is of the same label is copied, what is new is zero."""
-  _check(net, before, after)
+def moves(
+  net: nn.Module, before: Sequence[str], after: Sequence[str], width: int
+) -> dict[str, tuple[Axes, Axes]]:
+  """Path of a parameter that depends on the fields → its labels over `before` and over `after`."""
   old, new = (net.labels(tuple(fields), width) for fields in (before, after))
+  return {path: (old[path], new[path]) for path in old}
+
+
+def gathered(array: Any, old: Axes, new: Axes, fresh: Any = None) -> Any:
+  """`array`, or anything of its shape such as an optimizer's moments, over other labels.
+
+  Args:
+    array: of the shape that `old` describes.
+    old: its labels.
+    new: those wanted.
+    fresh: of the shape wanted, what is new; zeros if not given.
+  """
+  array = np.asarray(array)
+  shape = [n if there is None else len(there) for n, there in zip(array.shape, new, strict=True)]
+  found = np.zeros(shape, array.dtype) if fresh is None else np.array(fresh, array.dtype)
+  here, there = [], []
+  for size, one, other in zip(array.shape, old, new, strict=True):
+    place = {label: i for i, label in enumerate(range(size) if one is None else one)}
+    both = [(place[x], i) for i, x in enumerate(place if one is None else other) if x in place]
+    source, target = np.array(both, np.int64).reshape(-1, 2).T
+    here.append(source)
+    there.append(target)
+  found[np.ix_(*there)] = array[np.ix_(*here)]
+  return jnp.asarray(found)
+
+
+def _moved(net, variables, before, after, width, drawn=None):
+  """What is of the same label is copied, what is new is drawn, or zero."""
+  _check(net, before, after)
+  axes = moves(net, before, after, width)
+  fresh = traverse_util.flatten_dict(drawn['params'], sep='/') if drawn else {}
   params = traverse_util.flatten_dict(variables['params'], sep='/')
-  for path, axes in old.items():
-    _fits(net, path, params.get(path), axes, f'{len(before)} fields of {width} columns')
+  for path, (old, _) in axes.items():
+    _fits(net, path, params.get(path), old, f'{len(before)} fields of {width} columns')
   gone = set(before) - set(after)
   if gone and hasattr(net, 'settled'):
     params |= net.settled(params, tuple(before), gone, width)
   changed = gone | (set(after) - set(before))
-  for path in old:
-    _same_but(changed, net, path, old[path], new[path])
-    params[path] = _gathered(params[path], old[path], new[path])
+  for path, (old, new) in axes.items():
+    _same_but(changed, net, path, old, new)
+    params[path] = gathered(params[path], old, new, fresh.get(path))
   return {**variables, 'params': traverse_util.unflatten_dict(params, sep='/')}
-
-
-def _gathered(array, old: Axes, new: Axes):
-  array = np.asarray(array)
-  for axis, (here, there) in enumerate(zip(old, new, strict=True)):
-    if here is not None:
-      place = {label: i for i, label in enumerate(here)}
-      padding = [(0, int(i == axis)) for i in range(array.ndim)]  # Zeros, for what is new.
-      index = np.array([place.get(label, len(here)) for label in there], np.int64)
-      array = np.take(np.pad(array, padding), index, axis)
-  return jnp.asarray(array)
 
 
 def _check(net, before, after):

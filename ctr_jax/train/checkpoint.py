@@ -110,6 +110,21 @@ def _where_dealt_anew(model, lanes, tree, function):
   return tree | {'tables': some(tree['tables']), 'slots': slots}
 
 
+def described(folder: pathlib.Path, kind: str) -> dict[str, Any]:
+  """The description that the newest checkpoint of a kind ('last' or 'best') was saved with.
+
+  Raises:
+    ValueError: there is none.
+  """
+  found = folder / kind
+  steps = [x for x in found.iterdir() if x.name.isdigit()] if found.is_dir() else []
+  if not steps:
+    raise ValueError(f'There is no checkpoint in {found}: name the folder `checkpoints` of a run.')
+  newest = max(steps, key=lambda x: int(x.name))
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return reader.restore((newest / 'description').absolute())
+
+
 class Checkpoints:
   """The checkpoints under one folder.
 
@@ -190,7 +205,8 @@ class Checkpoints:
         raise ValueError(
           f'The checkpoint in {manager.directory} was made with another {name}:\n'
           f'  saved: {saved.get(name)}\n  now:   {self._description.get(name)}\n'
-          'Use another --workdir for this run, or the settings that the checkpoint was made with.'
+          'Use another --workdir for this run, or the settings that the checkpoint was made with; '
+          'or go on from it under these ones, as far as it can be carried over: train.grow.'
         )
 
   def wait(self) -> None:
