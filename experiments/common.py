@@ -32,8 +32,8 @@ DATA = flags.DEFINE_string(
   'synthetic',
   'synthetic, synthetic_small, synthetic_selection, synthetic_large_ids or synthetic_drift (these '
   'need nothing), a known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), or the path '
-  'of a schema .toml for your own logs. NAME_wide, such as frappe_x1_wide, is NAME with 5 noise copies of '
-  'every feature.',
+  'of a schema .toml for your own logs. NAME_wide, such as frappe_x1_wide, is NAME with 5 noise '
+  'copies of every feature.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',

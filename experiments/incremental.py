@@ -38,8 +38,7 @@ from ctr_jax.data import days as days_lib
 from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import leaf
 from ctr_jax.train import days, grow, step
-from ctr_jax.train import state as state_lib
-from experiments import common, crossed, incremental_report, report, sweeps, trials
+from experiments import common, crossed, incremental_report, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
@@ -134,9 +133,8 @@ class Setting:
     """Rows of the large tables under a cap, by how many values each has on the first day."""
     if cap is None:
       return {}
-    model = self.stage(True).model
-    slots = state_lib.slot_leaves(model, self.stage(True).recipe)
-    row = {t: leaf.nbytes({'x': model.layout.arrays[t]}) + leaf.nbytes(slots[t]) for t in slots}
+    stage = self.stage(True)
+    row = {t: _bytes(stage, x) for t, x in stage.model.layout.leaves.items()}
     first = self.stream.window(0, 0)
     large = {t for t in row if self.source.rows[t] >= sweeps.CORE_ROWS.value}
     values = {t: len(set(admission.observed(first, t).tolist())) for t in sorted(large)}
@@ -145,8 +143,13 @@ class Setting:
     return admission.capacities(values, cap, per_row, _WAITING, rest)
 
 
+def _bytes(stage, table):
+  """Of a table and of what the optimizer keeps of it."""
+  return table.nbytes + leaf.nbytes(stage.recipe.rows.slots(table))
+
+
 def _trial():
-  base = sweeps.base()
+  base = dataclasses.replace(sweeps.base(), stacked=True)
   changed = {'rows_learning_rate': _RATE, 'learning_rate': _NET_RATE, 'l2': _L2}
   given = {name: flag.value for name, flag in changed.items() if flag.value is not None}
   return dataclasses.replace(base, optimizer=dataclasses.replace(base.optimizer, **given))
@@ -216,8 +219,7 @@ def measured(setting: Setting, entry: Entry, folder, seed: int) -> dict[str, Any
   with common.locked(place, wait=True):
     found = days.run(entry.plan, stages, stream, place, described, seed, f'{name} seed {seed}')
   last = stages[max(stages)]
-  slots = state_lib.slot_leaves(last.model, last.recipe)
-  nbytes = leaf.nbytes(last.model.layout.arrays) + sum(leaf.nbytes(x) for x in slots.values())
+  nbytes = sum(_bytes(last, x) for x in last.model.layout.leaves.values())
   own = sum(admission.nbytes(n, waiting[t]) for t, n in sizes.items())
   return {'days': found, 'bytes_training': nbytes + own, 'bytes_vocabulary': own}
 

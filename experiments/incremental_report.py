@@ -51,9 +51,7 @@ def strategies(found: dict[str, Any]) -> str:
 def by_day(found: dict[str, Any]) -> str:
   """AUC of each scored day."""
   days = range(2, 2 + len(found['rows'][0]['auc_by_day'][0]))
-  cells = [
-    (row['name'], *(f'{x:.4f}' for x in _mean(row['auc_by_day']))) for row in found['rows']
-  ]
+  cells = [(row['name'], *(f'{x:.4f}' for x in _mean(row['auc_by_day']))) for row in found['rows']]
   if found.get('best_by_day'):
     cells.append(('best possible', *(f'{x:.4f}' for x in found['best_by_day'])))
   return report.table(('AUC of day', *map(str, days)), cells)

@@ -28,6 +28,8 @@ _SWEEPS = (
   'feature_ranking_',
   'feature_selection_',
   'gate_stability_',
+  'incremental_',
+  'refresh_pairs_',
 )
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')
 _BLOCK = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)

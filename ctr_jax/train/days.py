@@ -5,9 +5,9 @@ last state or afresh. A `Stage` is the model from some day on; the next one may 
 and takes over by its `carry` (`train.grow`). After each day the state and what was measured are
 saved: a run that is killed goes on from the last finished day, with the same bits.
 
-  run(Plan(), {0: stage}, stream, folder, described, seed)                      one pass over each day
-  run(Plan(window=4, afresh=True, epochs=3), ...)                               a window, from scratch
-  run(Plan(), {0: stage, 5: grown}, ...)                              a feature more from day 5 on
+  run(Plan(), {0: stage}, stream, folder, described, seed)     one pass over each day
+  run(Plan(window=4, afresh=True, epochs=3), ...)              a window, from scratch
+  run(Plan(), {0: stage, 5: grown}, ...)                       a feature more from day 5 on
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 from ctr_jax import predict
 from ctr_jax.data import batches, columns
+from ctr_jax.tables import stack
 from ctr_jax.train import anew, checkpoint, journal, loop
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
@@ -172,17 +173,18 @@ class _Run:
       entry |= self._stream.score(self._stage(day - 1)[0], state, day)
     if day + 1 == self._stream.days:
       return state, entry
-    before = None if state is None else {n: np.array(x) for n, x in state.tables.items()}
     stage, new = self._stage(day)
+    # Copies: what a step is given is not there after it.
+    before = {} if state is None else copied(self._stage(day - 1)[0].model, state)
     if state is None or self._plan.afresh:
       state = stage.program.create(self._seed)
     elif new:
-      state = stage.carry(state)
+      state = jax.device_put(stage.carry(state))
     given = self._stream.admit(day) if self._stream.admit else {}
     state = anew.rows(stage.model, stage.recipe, state, given, day)
     state, samples, seconds = self._learn(stage, state, day)
     entry |= {'samples': samples, 'seconds': seconds}
-    entry['bytes_written'] = written(before, state)
+    entry['bytes_written'] = written(before, copied(stage.model, state), state.net)
     entry['rows_anew'] = sum(len(x) for x in given.values())
     return state, entry
 
@@ -266,15 +268,25 @@ class _Run:
     return None, []
 
 
-def written(before: Mapping[str, np.ndarray] | None, state: state_lib.State) -> int:
+def copied(model: predict.Model, state: state_lib.State) -> dict[str, np.ndarray]:
+  """The tables by path, on the host."""
+  return stack.unpack(model.layout, {n: np.array(x) for n, x in state.tables.items()})
+
+
+def written(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], net: Any) -> int:
   """Bytes that have to be sent to who serves the last model, for it to serve this one.
 
   The net and small leaves whole; of tables the rows that have changed, each with its number, or
   the whole table where that is less. A table that was not there is whole.
+
+  Args:
+    before: path → array (`copied`); {} before the first day.
+    after: likewise.
+    net: the net's variables.
   """
-  nbytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.net))
-  for name, array in state.tables.items():
-    now, then = np.asarray(array), (before or {}).get(name)
+  nbytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(net))
+  for path, now in after.items():
+    then = before.get(path)
     if then is None or then.shape != now.shape or now.ndim < 2:
       nbytes += now.nbytes
       continue
