@@ -30,10 +30,10 @@ RESULTS = PROJECT / 'experiments' / 'results'
 DATA = flags.DEFINE_string(
   'data',
   'synthetic',
-  'synthetic, synthetic_small, synthetic_selection, synthetic_large_ids or synthetic_drift (these '
-  'need nothing), a known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), or the path '
-  'of a schema .toml for your own logs. NAME_wide, such as frappe_x1_wide, is NAME with 5 noise '
-  'copies of every feature.',
+  'synthetic, synthetic_small, synthetic_selection, synthetic_large_ids, synthetic_drift or '
+  'synthetic_drift_small (these need nothing), a known set (frappe_x1, ml1m_partial, '
+  'yelp_implicit, criteo, avazu), or the path of a schema .toml for your own logs. NAME_wide, such '
+  'as frappe_x1_wide, is NAME with 5 noise copies of every feature.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -92,6 +92,7 @@ _SYNTHETIC = {
   'synthetic_selection': lambda: synthetic.Synthetic(synthetic.selection()),
   'synthetic_large_ids': lambda: synthetic.Synthetic(synthetic.large_ids()),
   'synthetic_drift': drift.Drift,
+  'synthetic_drift_small': lambda: drift.Drift(drift.small()),
 }
 flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 # Names of sets that end so are widened, by so many noise copies of every feature.

@@ -16,8 +16,8 @@ optimizer state and the vocabularies' own bytes stay under so many kB; `without 
 every value that there ever is. Where there are no days (Yelp), samples are cut into --days in the
 order of their position in the user's history.
 
-All rows share the optimizer and the first day's model. `mean` is over days 6 to 10; what was chosen
-(learning rates, L2, epochs, passes, batches) was chosen on days 2 to 5 (--until=5) of one seed.
+All rows share the optimizer, and the passes over the first day. `mean` is over days 6 to 10; what was
+chosen (learning rates, L2, epochs, passes, batches) was chosen by days 2 to 5 (--until=5), one seed.
 A row that is killed goes on after its last finished day. Measured results are in
 experiments/RESULTS.md.
 """
