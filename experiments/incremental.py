@@ -16,9 +16,9 @@ optimizer state and the vocabularies' own bytes stay under so many kB; `without 
 every value that there ever is. Where there are no days (Yelp), samples are cut into --days in the
 order of their position in the user's history.
 
-All rows share the optimizer, and the passes over the first day. `mean` is over days 6 to 10; what was
-chosen (learning rates, L2, epochs, passes, batches) was chosen by days 2 to 5 (--until=5), one seed.
-A row that is killed goes on after its last finished day. Measured results are in
+All rows share the optimizer, and the passes over the first day. The mean is over days 6 to 10; what
+was chosen (learning rates, L2, epochs, passes, batches) was chosen by days 2 to 5 (--until=5) of
+one seed. A row that is killed goes on after its last finished day. Measured results are in
 experiments/RESULTS.md.
 """
 
@@ -161,16 +161,19 @@ def entries(setting: Setting) -> list[Entry]:
   scratch = days.Plan(0, epochs, epochs, afresh=True, batch_size=batch)
   warm = days.Plan(_WINDOW.value, 1, epochs, batch_size=_BATCH.value, scale=_SCALE.value)
   new = dataclasses.replace(warm, window=1, epochs=_PASSES.value)
+  # What is compared with each other first, so that a run that is stopped has it.
   found = [
-    Entry('retrain', 'all days', scratch),
-    Entry('retrain', 'all days, without', scratch, added=False),
-    Entry('retrain', 'window', dataclasses.replace(scratch, window=_WINDOW.value)),
-    Entry('warm start', 'window', warm),
     Entry('incremental', 'new day', new),
     Entry('incremental', 'new day, without', new, added=False),
+    Entry('retrain', 'all days', scratch),
+    Entry('retrain', 'all days, without', scratch, added=False),
   ]
   found += [
     Entry('incremental', f'cap of {kb} kB', new, cap=round(1000 * float(kb))) for kb in _CAPS.value
+  ]
+  found += [
+    Entry('warm start', 'window', warm),
+    Entry('retrain', 'window', dataclasses.replace(scratch, window=_WINDOW.value)),
   ]
   wanted = re.compile(sweeps.ONLY.value or '')
   chosen = [entry for entry in found if wanted.search(entry.label)]

@@ -25,6 +25,17 @@ def test_a_window_over_splits(whole):
   assert set(window.read('test', ('day',), 0, 50)['day']) == {5}
 
 
+def test_what_is_held_reads_as_the_source():
+  held = days.held(SOURCE, ('day',))
+  assert held.checksum == SOURCE.checksum and held.rows == SOURCE.rows
+  for split in ('train', 'valid'):
+    names = ('user', 'day', 'label')
+    one, other = (x.read(split, names, 7, 41) for x in (held, SOURCE))
+    assert [*one] == [*other]
+    for name in names:
+      np.testing.assert_array_equal(one[name], other[name])
+
+
 def test_slices_of_a_clock_of_an_unordered_source():
   source = synthetic.Synthetic(synthetic.small(samples=(70, 20, 13)))
   names = ('user', 'tags', 'price')
