@@ -11,6 +11,7 @@ Measured results are in experiments/RESULTS.md.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 
 import numpy as np
@@ -28,6 +29,10 @@ _WINDOW = flags.DEFINE_integer('window', 4, 'Days of a window.')
 _METHOD = flags.DEFINE_string('method', 'gnn', 'Of graphs.pcf_gnn.')
 _STEPS = flags.DEFINE_integer('steps', 200, 'At most.')
 _EVERY = flags.DEFINE_integer('every', 5, 'Steps between two looks at the held-out pairs.')
+_RATE = flags.DEFINE_float(
+  'refresh_rate', 0.005, 'Learning rate of the warm start; from scratch it is that of the method.'
+)
+_KEEP = flags.DEFINE_float('keep', 0.5, "Share of nodes' own vectors that a warm start keeps.")
 _PAIRS = (('user', 'category'), ('page', 'category'), ('campaign', 'slot'))
 
 
@@ -53,6 +58,7 @@ def graphs(source, window: int):
 def measured(source, folder, seed: int) -> list[dict]:
   """For each window: errors, and the steps that they took."""
   config = pretrain.Config(_METHOD.value, steps=_STEPS.value, every=_EVERY.value)
+  gently = dataclasses.replace(config, learning_rate=_RATE.value)
   previous, found = None, []
   for day, graph in graphs(source, _WINDOW.value):
     place = folder / f'seed_{seed}' / f'day_{day}'
@@ -60,7 +66,9 @@ def measured(source, folder, seed: int) -> list[dict]:
     warm = cold
     if previous is not None:
       name = f'day {day + 1}, refreshed'
-      warm = refresh.refresh(previous, graph, config, place / 'warm', seed, name=name)
+      warm = refresh.refresh(
+        previous, graph, gently, place / 'warm', seed, keep=_KEEP.value, name=name
+      )
       reaches = (x['step'] for x in warm.history if x['unseen'] <= cold.best['unseen'])
       found.append(
         {

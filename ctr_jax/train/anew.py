@@ -30,7 +30,7 @@ def rows(
     model: on one device.
     recipe: with a row optimizer.
     state: its arrays are not donated.
-    given: table → int32 row numbers.
+    given: table → int32 row numbers. A table that the model drops has no rows to make.
     day: of the draw: the same rows on another day are drawn otherwise.
 
   Raises:
@@ -39,7 +39,8 @@ def rows(
   key = jax.random.fold_in(jax.random.key(state.seed), day)
   tables, slots = dict(state.tables), dict(state.slots)
   for table, numbers in given.items():
-    if len(numbers):
+    dropped = table in model.codec.plan and not leaf_lib.flatten(model.codec.plan[table])
+    if len(numbers) and not dropped:
       name, at, leaf = _where(model, recipe, table, np.asarray(numbers))
       own = leaf_lib.path_key(key, f'{table}/anew')
       tables[name] = _written(tables[name], at, leaf, own)

@@ -7,6 +7,10 @@
 Nodes are matched by value: a row that is in place, or where `moved` says, keeps what was learned of
 it; new ones are drawn. The encoder's layers and the CrossNet go on; Adam's moments start anew.
 
+Early stopping is what keeps such vectors from learning pairs by heart, and it stops each window,
+not all of them together: `keep` below one lets go of a part of each node's own vector ("shrink and
+perturb", Ash and Adams, "On Warm-Starting Neural Network Training", 2020).
+
 Which pairs are held out is told by their nodes (`graph.held_out`). While rows stay in place and the
 seed is the same, no pair that is held out now was learned from before. Where rows have `moved` it
 may have been: 'unseen' is then too good at first.
@@ -36,6 +40,7 @@ def refresh(
   seed: int,
   *,
   moved: Mapping[str, np.ndarray] | None = None,
+  keep: float = 1.0,
   name: str = 'graph',
 ) -> pretrain.Pretrained:
   """`pretrain.pretrain` of a graph, from what was learned of an earlier one.
@@ -48,12 +53,13 @@ def refresh(
     seed: as it was, so that the same pairs stay held out.
     moved: table → int32 [rows of the new one], for each the old row of the same value, -1 for a new
       one. Tables that are not named have their old rows in place, and perhaps more.
+    keep: share of a node's own vector that is kept; the rest is drawn.
     name: in the progress bar.
 
   Raises:
     ValueError: as `carried`, and as `pretrain.pretrain`.
   """
-  start = carried(previous, graph, config, seed, moved)
+  start = carried(previous, graph, config, seed, moved, keep)
   return pretrain.pretrain(graph, config, folder, seed, name, start)
 
 
@@ -63,6 +69,7 @@ def carried(
   config: pretrain.Config,
   seed: int,
   moved: Mapping[str, np.ndarray] | None = None,
+  keep: float = 1.0,
 ) -> dict[str, Any]:
   """The parameters that training on `graph` starts from; see `refresh`.
 
@@ -87,7 +94,7 @@ def carried(
 
   def taken(path, now, then):
     if path[0].key == 'encoder' and path[1].key in _OF_NODES and now.shape[1:] == then.shape[1:]:
-      now[known] = then[places[known]]
+      now[known] = np.float32(keep) * then[places[known]] + np.float32(1 - keep) * now[known]
       return now
     if now.shape != then.shape:
       raise ValueError(

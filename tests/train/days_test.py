@@ -148,6 +148,12 @@ def test_rows_made_anew_and_no_others(layout):
   )
 
 
+def test_a_table_that_is_dropped_has_no_rows_to_make():
+  state = state_lib.create(stage(False).model, RECIPE, 0)
+  found = anew.rows(stage(False).model, RECIPE, state, {'badge': np.array([1])}, 0)
+  assert found.tables == state.tables
+
+
 def test_rows_that_are_nobodys_own_are_refused():
   schema, rows = STREAM.source.schema, STREAM.source.rows
   rules = [('user', compress.hash_trick(7)), ('.*', compress.identity())]

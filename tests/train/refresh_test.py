@@ -86,6 +86,9 @@ def test_nodes_are_matched_by_value(before):
     np.testing.assert_array_equal(found[at + 3], np.asarray(fresh['encoder'][name])[at + 3])
     at, then = now.offsets['category'], before.graph.offsets['category']
     np.testing.assert_array_equal(found[at : at + 11], was[then : then + 11])
+  half = refresh.carried(before, now, CONFIG, 0, {'user': moved}, keep=0.5)['encoder']['embedding']
+  fresh, full = fresh['encoder']['embedding'], start['encoder']['embedding']
+  np.testing.assert_allclose(half, (np.asarray(fresh) + full) / 2, rtol=1e-6)
 
 
 def test_what_cannot_go_on_is_refused(before):
