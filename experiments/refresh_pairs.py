@@ -6,8 +6,9 @@ On the drifting set, each day's pairs are counted once, and those of the last --
 graph (`graphs.graph`) whose vectors are trained (`train.pretrain`) from scratch, and from those of
 the window before (`train.refresh`). The error is of held-out pairs, the same ones in all windows.
 `reaches` is the first look at which the warm start is at least as good as the best of from scratch.
-A warm start that keeps whole vectors ends worse than from scratch from the third window on, by up
-to 0.006 with --refresh_rate=0.005 --keep=1: what each window has learned by heart adds up. Measured results are in experiments/RESULTS.md.
+A warm start that keeps whole vectors ended worse than from scratch from the third window on, by up
+to 0.006 (--refresh_rate=0.005 --keep=1): what each window has learned by heart adds up. --keep was
+chosen on the windows that are reported. Measured results are in experiments/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def carried(before: Outcome, model: predict.Model, rules: compress.Rules) -> Out
     words = '; '.join(f'{what}: {", ".join(sorted(x))}' for what, x in parts.items() if x)
     raise ValueError(
       f'This stage has other features than the one before ({words}), and a net reads those that it '
-      'was trained with. `start=trials.part` takes the part of it that fewer features need; for '
-      'new ones train a net anew.'
+      'was trained with. `start=trials.part` takes the part of it that fewer features need; with '
+      'new ones `train.grow` goes on from a checkpoint.'
     )
   return Outcome(model, rules, _stored(before, model, rules), before.net)
 

@@ -1,7 +1,8 @@
 """FiBiNET (Huang et al. 2019): weighted fields (SENet) and bilinear products of pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -87,7 +88,7 @@ class FiBiNET(nn.Module):
     return dim + 1
 
   def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
-    """A product keeps the order of its pair. `part` refuses where the bottleneck changes size."""
+    """A product keeps the order of its pair. `part` refuses where the bottleneck gets smaller."""
     pairs, each = list(combinations(fields, 2)), labels.columns(fields, 1)
     _pairs_or_refuse(len(fields))
     matrices = {'interaction': [labels.Label(p, 0) for p in pairs], 'each': each[:-1], 'all': None}
@@ -99,6 +100,24 @@ class FiBiNET(nn.Module):
       'squeeze/reduce/kernel': (each, squeezed),
       'squeeze/expand/kernel': (squeezed, each),
     }
+
+  def widened(
+    self, fresh: Mapping[str, Any], fields: Sequence[str], more: Sequence[str]
+  ) -> dict[str, Any]:
+    """New weights by which fields that have been there see nothing of what is new.
+
+    Units that the bottleneck gets with more fields give the old ones no weight at first. The field
+    that was last gets a matrix ('each'), for its pairs with new ones alone.
+
+    Args:
+      fresh: path → weights of the net over `more`, before training.
+      fields: of the net that grows.
+      more: all of them and new ones.
+    """
+    expand = np.array(fresh['squeeze/expand/kernel'])
+    new_units = np.arange(len(expand)) >= max(1, len(fields) // self.reduction)
+    expand[np.ix_(new_units, [field in fields for field in more])] = 0
+    return {**fresh, 'squeeze/expand/kernel': expand}
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.models import layers
+from ctr_jax.models import labels, layers
 
 
 class Gate(nn.Module):
@@ -83,14 +83,31 @@ class FinalMLP(nn.Module):
   context2: Sequence[int] = (1,)
   shared: bool = True
 
+  weighs_all = True
+
   def width(self, dim: int) -> int:
     return dim if self.shared else 2 * dim
 
-  def labels(self, fields: Sequence[str], width: int):
-    raise ValueError(
-      'No part can be taken of FinalMLP: its gates know their fields by index, which others '
-      'change. Train a net anew, or use a DNN.'
-    )
+  def labels(self, fields: Sequence[str], width: int) -> dict[str, labels.Axes]:
+    """Gates know their context by index: `part` refuses where another field would have it."""
+    if not (self.hidden1 and self.hidden2):
+      raise ValueError(
+        'No part can be taken of a FinalMLP with a stream without layers: its fusion cuts the '
+        'columns of all fields into heads. Give both streams a layer, or train a net anew.'
+      )
+    dim = width if self.shared else width // 2
+    x, own = labels.columns(fields, dim), {}
+    for i, context in ((1, self.context1), (2, self.context2)):
+      own[f'mlp{i}/layer_0/kernel'] = (x, None)
+      if self.gate is not None:
+        own |= self._gate(f'gate{i}', _of(context, fields, dim), x)
+    return own
+
+  def _gate(self, name, context, x):
+    """Labels of a gate: from its context, or a constant, to the streams' columns."""
+    first = {f'{name}/mlp/layer_0/kernel': (context, None)} if self.gate and context else {}
+    read = None if self.gate else context or None
+    return first | {f'{name}/output/kernel': (read, x), f'{name}/output/bias': (x,)}
 
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
@@ -104,3 +121,13 @@ class FinalMLP(nn.Module):
       mlp = layers.MLP(hidden, self.dropout, self.batch_norm, name=f'mlp{i}')
       streams.append(mlp(x, train=train))
     return Fusion(self.heads, name='fusion')(*streams)
+
+
+def _of(context, fields, dim):
+  """Labels of what a gate reads."""
+  if any(i >= len(fields) for i in context):
+    raise ValueError(
+      f'A gate of FinalMLP reads the field number {max(context)}, and there are {len(fields)}: '
+      'keep the fields up to it, or train a net anew.'
+    )
+  return labels.within('context', labels.columns([fields[i] for i in context], dim))

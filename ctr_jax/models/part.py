@@ -29,7 +29,8 @@ def part(
   Evaluated, not in training: there batches are normalised by statistics that the others change.
 
   Args:
-    net: has `labels(fields, width)`, and where zero vectors leave constants `settled` (see `DCN`).
+    net: has `labels(fields, width)`, where zero vectors leave constants `settled` (see `DCN`), and
+      where more fields bring more of what is of no field, `widened` (see `FiBiNET`).
     variables: trained over `fields`: {'params': ..., 'batch_stats': ...}.
     fields: names, in the order of the vectors.
     kept: some of them, in the order of the smaller net's vectors.
@@ -117,6 +118,9 @@ def _moved(net, variables, before, after, width, drawn=None):
   _check(net, before, after)
   axes = moves(net, before, after, width)
   fresh = traverse_util.flatten_dict(drawn['params'], sep='/') if drawn else {}
+  widens = hasattr(net, 'widened') and set(before) <= set(after)
+  if fresh and widens:
+    fresh = net.widened(fresh, tuple(before), tuple(after))
   params = traverse_util.flatten_dict(variables['params'], sep='/')
   for path, (old, _) in axes.items():
     _fits(net, path, params.get(path), old, f'{len(before)} fields of {width} columns')
@@ -125,7 +129,7 @@ def _moved(net, variables, before, after, width, drawn=None):
     params |= net.settled(params, tuple(before), gone, width)
   changed = gone | (set(after) - set(before))
   for path, (old, new) in axes.items():
-    _same_but(changed, net, path, old, new)
+    _same_but(changed, net, path, old, new, widens)
     params[path] = gathered(params[path], old, new, fresh.get(path))
   return {**variables, 'params': traverse_util.unflatten_dict(params, sep='/')}
 
@@ -160,11 +164,12 @@ def _fits(net, path, array, axes, wanted):
     )
 
 
-def _same_but(changed, net, path, old: Axes, new: Axes):
-  """Refuses if anything goes or comes that is not of a field that does."""
+def _same_but(changed, net, path, old: Axes, new: Axes, widens: bool):
+  """Refuses if anything goes or comes that is of no field that does (comes: unless it `widens`)."""
   for here, there in zip(old, new, strict=True):
-    moves: set[Label] = set(here or ()) ^ set(there or ())
-    if any(changed.isdisjoint(label.fields) for label in moves):
+    one, other = set(here or ()), set(there or ())
+    moved: set[Label] = one - other if widens else one ^ other
+    if any(changed.isdisjoint(label.fields) for label in moved):
       raise ValueError(
         f'{_name(net)}: the size of {path!r}, or what it means, depends on how many fields there '
         'are or on their order, and not only on which: no part of it gives the same logits. Keep '

@@ -17,7 +17,7 @@ import numpy as np
 
 from ctr_jax import predict
 from ctr_jax.compress import codec as codec_lib
-from ctr_jax.compress import encode as encode_lib
+from ctr_jax.compress.encode import encode, extend
 from ctr_jax.tables import gather
 from ctr_jax.tables import leaf as leaf_lib
 
@@ -105,7 +105,9 @@ def copied(
   error = _error(vectors(old, table, arrays, moved[kept]), vectors(new, table, found, kept))
   if error:
     return f'the same stored rows give other vectors (by up to {error:.1e})'
-  return Carried(found, rows)
+  rest = any(x is not None and (x < 0).any() for x in rows.values())
+  frozen = rest and all(leaf.frozen for leaf in there.values())
+  return Carried(found, rows, 'frozen: new rows stay as drawn' if frozen else '')
 
 
 def extended(
@@ -129,7 +131,7 @@ def extended(
     )
   plan = old.codec.plan[table]
   stored = leaf_lib.unflatten(plan, arrays, table)
-  found = encode_lib.extend(plan, stored, codec_lib.chain(*last[length:]))
+  found = extend(plan, stored, codec_lib.chain(*last[length:]))
   ids = np.arange(new.rows[table], dtype=np.int32)
   found = leaf_lib.flatten(found, table)
   return Carried(found, {}, _off(old, new, table, arrays, found, ids, ids))
@@ -147,7 +149,7 @@ def encoded(
   kept = np.flatnonzero(moved >= 0).astype(np.int32)
   table_RxC = vectors(new, table, fresh, np.arange(new.rows[table], dtype=np.int32))
   table_RxC[kept] = vectors(old, table, arrays, moved[kept])
-  found = encode_lib.encode(new.codec, {table: jnp.asarray(table_RxC)})
+  found = encode(new.codec, {table: jnp.asarray(table_RxC)})
   found = leaf_lib.flatten(found[table], table)
   return Carried(found, {}, _off(old, new, table, arrays, found, moved[kept], kept))
 
@@ -159,7 +161,7 @@ def put(array: Any, rows: np.ndarray | None, fresh: Callable[[], Any]) -> Any:
   kept = rows >= 0
   found = np.array(fresh())
   found[kept] = np.asarray(array)[rows[kept]]
-  return jnp.asarray(found)
+  return found if isinstance(array, np.ndarray) else jnp.asarray(found)
 
 
 def _rows(old: int, new: int, before, after, in_place):

@@ -75,7 +75,8 @@ def grow(
     zeros: for new fields, whether 'weights' are zero or 'vectors'; None chooses by the net.
 
   Returns:
-    The state, its arrays whole on this process (for a mesh: `mesh.placed`), and a report.
+    The state and a report. Arrays are whole on this process (for a mesh: `mesh.placed`); those that
+    were kept are those of `state`, which a training step that is given either will use up.
 
   Raises:
     ValueError: something cannot be carried over, or `moved` makes no sense.
@@ -180,16 +181,25 @@ def _tables(log, state, old, new, moved, key, zeros):
       if here:
         log.add(table, 'dropped', before)
     elif not here:
-      silence = zeros == 'vectors' and not _reset_net(old, new)
-      own = {path: drawn[path] for path in there}
-      own = silent.silenced(new, table, own) if silence else own
-      log.add(table, 'new', '-', after)
-      found[table] = carry.Carried(own, {})
+      found[table] = _new(log, table, old, new, drawn, zeros)
+      log.add(table, 'new', '-', after, 'fresh', found[table].note)
     else:
       own = {path: arrays[path] for path in here}
       what, found[table] = _table(log, table, old, new, own, drawn, moved)
       log.add(table, what, before, after, '-', found[table].note)
   return found
+
+
+def _new(log, table, old, new, drawn, zeros):
+  """A table as before training, its vectors zero where the net needs it."""
+  own = {path: drawn[path] for path in carry.leaves(new, table)}
+  if zeros == 'weights' or _reset_net(old, new):
+    return carry.Carried(own, {})
+  try:
+    return carry.Carried(silent.silenced(new, table, own), {}, 'vectors are zero')
+  except ValueError as error:
+    log.refuse(table, str(error))
+    return carry.Carried(own, {}, 'as drawn: logits change')
 
 
 def _table(log, table, old, new, arrays, drawn, moved):
@@ -207,7 +217,9 @@ def _table(log, table, old, new, arrays, drawn, moved):
   if found is None:
     found = carry.copied(table, old, new, arrays, drawn, where)
     if not isinstance(found, str):
-      return _change(old.rows[table], new.rows[table], where), found
+      gone = old.rows[table] - len(np.unique(where[where >= 0]))
+      note = f'{gone} old rows are left out' if gone else found.note
+      return _change(old.rows[table], new.rows[table], where), found._replace(note=note)
     if not exchanged:
       log.refuse(table, f'{found}; accepted, it is encoded anew of its vectors')
     found = carry.encoded(table, old, new, arrays, drawn, where)

@@ -80,7 +80,7 @@ def opt(kept: Kept, state: state_lib.State, tables, net):
 def word(kept: Kept, lost: set[str], name: str) -> str:
   """What became of the optimizer's state of a row of the report: 'kept', 'fresh' or '-'."""
   if name.startswith('net/'):
-    return 'fresh' if name in lost else 'kept'
+    return 'fresh' if name in lost or kept.axes is None else 'kept'
   paths = carry.leaves(kept.new, name)
   trained = [path for path in paths if not paths[path].frozen]
   if not trained:
@@ -111,9 +111,11 @@ def _followed(kept, before, fresh):
 def _one(kept, place, old, fresh, lost):
   """A moment of the net, or what belongs to nothing: a count."""
   name = place[1]
-  if not name.startswith('net/') or kept.axes is None:
+  if name.startswith('tables/') or (name and kept.axes is None):
+    return fresh  # Of nothing that was kept.
+  if not name:
     if old is None or old.shape != fresh.shape or old.dtype != fresh.dtype:
-      lost.add(name or place[0])
+      lost.add(place[0])
       return fresh
     return old
   axes = kept.axes.get(name.removeprefix('net/'))

@@ -50,7 +50,7 @@ def silenced(model: predict.Model, table: str, arrays: Mapping[str, Any]) -> dic
   zero = set(drawn)
   if not is_silent(zero):
     raise ValueError(
-      f'Table {table!r} cannot start from zero vectors: none of what is stored for it makes '
+      'it cannot start from zero vectors: none of what is stored for it makes '
       'them so by being zero. Store it in another way at first, and exchange that later.'
     )
   for path in sorted(drawn, key=lambda path: (flat[path].is_table, path)):
@@ -88,6 +88,6 @@ def _can_learn(table, decode, zero):
   dead = sorted(path for path, x in gradients.items() if not np.any(x))
   if dead:
     raise ValueError(
-      f'Table {table!r} cannot start from zero vectors: {", ".join(dead)} would have no gradient '
+      f'it cannot start from zero vectors: {", ".join(dead)} would have no gradient '
       'and stay zero. Store it in another way at first, and exchange that later.'
     )

@@ -12,6 +12,7 @@ FIELDS = ('user', 'item', 'hour', 'tags', 'noise')
 KEPT = (FIELDS[2:], FIELDS[:3], ('user', 'hour', 'noise'), ('noise', 'item', 'user'), ('tags',))
 DEEP = {'hidden': (7, 5), 'dropout': 0.1}
 CROSSED = DEEP | {'cross_layers': 3}
+FINAL = {'hidden1': (6,), 'hidden2': (4,), 'heads': 2, 'gate': (5,), 'dropout': 0.1}
 NETS = {
   'lr': {},
   'fm': {},
@@ -38,7 +39,7 @@ CASES = [*NETS.items(), *MORE]
 REFUSED = {
   'autoint': (DEEP, 'AutoInt: its softmax'),
   'autoint_plus': (DEEP, 'AutoIntPlus: its softmax'),
-  'final_mlp': ({}, 'FinalMLP: its gates'),
+  'final_mlp': (FINAL | {'context1': (3,)}, 'A gate of FinalMLP reads the field number 3'),
   'fibinet': ({'reduction': 2}, "FiBiNET: the size of 'squeeze/reduce/kernel'"),
 }
 # Nets that read every vector by weights of their own, so that new ones change nothing.

@@ -16,6 +16,7 @@ from tests.models.part_cases import (
   DEEP,
   DIM,
   FIELDS,
+  FINAL,
   KEPT,
   NETS,
   REFUSED,
@@ -178,6 +179,41 @@ def test_fibinet_has_parts_that_keep_its_bottleneck_and_its_order(bilinear):
     part.part(net, variables, FIELDS, FIELDS[::-1], net.width(DIM))
   with pytest.raises(ValueError, match='two fields or more'):
     part.part(net, variables, FIELDS, FIELDS[:1], net.width(DIM))
+
+
+@pytest.mark.parametrize('bilinear', ['all', 'each', 'interaction'])
+def test_fibinet_grows_with_its_bottleneck_where_new_vectors_are_zero(bilinear):
+  few, options = FIELDS[:3], {'hidden': (5,), 'reduction': 2, 'bilinear': bilinear}
+  with jax.enable_x64(True):
+    net = models.NETS['fibinet'](**options)
+    variables, vectors = trained(net, few), vectors_for(net)
+    for more in (FIELDS, ('noise', *few, 'tags'), FIELDS[:4]):
+      order = [FIELDS.index(field) for field in more]
+      found = part.grown(net, variables, few, more, net.width(DIM), trained(net, more, scale=0.7))
+      assert described(found) == described(shapes(net, more))
+      wanted = evaluate(net, variables, chosen(vectors, few))
+      seen = masked(vectors, few)[:, order]
+      np.testing.assert_allclose(evaluate(net, found, seen), wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize('options', [{}, {'gate': ()}, {'gate': None}, {'context2': ()}])
+@pytest.mark.parametrize('shared', [True, False])
+def test_final_mlp_has_parts_that_keep_what_its_gates_read(shared, options):
+  with jax.enable_x64(True):
+    net = models.NETS['final_mlp'](**FINAL | {'shared': shared} | options)
+    variables, vectors = trained(net), vectors_for(net)
+    kept = ('user', 'item', 'tags')
+    found, wanted, small = both(net, variables, kept, vectors)
+    np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-12)
+    assert described(small) == described(shapes(net, kept))
+    large = part.grown(net, small, kept, FIELDS, net.width(DIM))
+    assert described(large) == described(variables)
+    np.testing.assert_allclose(evaluate(net, large, vectors), found, rtol=1e-11, atol=1e-12)
+    if net.gate is not None:
+      with pytest.raises(ValueError, match='or on their order'):
+        part.part(net, variables, FIELDS, FIELDS[1:], net.width(DIM))
+  with pytest.raises(ValueError, match='a stream without layers'):
+    part.part(models.NETS['final_mlp'](hidden1=()), variables, FIELDS, kept, DIM)
 
 
 @pytest.mark.parametrize('name', ['relation', 'relation_deepfm', 'relation_dcn', 'relation_dcnv2'])

@@ -1,88 +1,36 @@
 """States grown to other features, vocabularies and techniques."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from ctr_jax import compress, models, predict
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.tables import leaf, rowwise, stack
-from ctr_jax.train import grow
+from ctr_jax.data import synthetic
+from ctr_jax.evaluate import evaluate
+from ctr_jax.tables import rowwise, stack
+from ctr_jax.train import checkpoint, grow, loop
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
-
-F = schema_lib.Feature
-USER, ITEM, TAGS = F('user'), F('item'), F('tags', kind='ids', width=3)
-PRICE, SHOP = F('price', kind='numeric'), F('shop')
-SOME = (USER, ITEM, PRICE)
-ROWS = {'user': 12, 'item': 20, 'price': 2, 'tags': 9, 'shop': 7}
-DIM, BATCH = 4, 16
-ALL = (('.*', compress.identity()),)
-SMALL = {'hidden': (6,), 'dropout': 0.0}
-NETS = {'dnn': SMALL, 'dcn': SMALL | {'cross_layers': 2}}
-RECIPE = state_lib.Recipe(optax.adam(1e-2), rowwise.adagrad(0.1))
-
-
-def model(features, net='dnn', rules=ALL, rows=None, layout=stack.apart, dim=DIM, **options):
-  schema = schema_lib.Schema('s', features)
-  rows = {f.table: (ROWS | (rows or {}))[f.table] for f in features}
-  net = models.NETS[net](**NETS[net] | options)
-  return predict.build(schema, rows, rules, net, dim, leaf.normal(0.3), layout)
-
-
-def batch(features, seed=0, rows=ROWS, size=BATCH):
-  rng = np.random.default_rng(seed)
-  found = {'label': rng.integers(0, 2, size).astype('f')}
-  for f in features:
-    if f.kind == 'numeric':
-      found[f.name] = rng.normal(size=size).astype('f')
-    else:
-      shape = (size, f.width) if f.kind == 'ids' else (size,)
-      found[f.name] = rng.integers(0, rows[f.table], shape).astype(np.int32)
-  return found
-
-
-def logits(built, state, columns):
-  scorer = predict.scorer(built)
-  return np.asarray(scorer.score(state.tables, state.net, scorer.prepare(columns)))
-
-
-def trained(built, recipe=RECIPE, seed=1):
-  """A state without a special value, as if trained. NumPy, so that little compiles."""
-  rng = np.random.default_rng(seed)
-
-  def some(path, x):
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return jnp.full(x.shape, 5, x.dtype)
-    positive = getattr(path[-1], 'key', '') in ('scale', 'variance') or 'nu' in map(name, path)
-    values = rng.uniform(0.2, 0.6, x.shape)
-    return jnp.asarray(values if positive else values * rng.choice([-1, 1], x.shape), x.dtype)
-
-  def name(key):
-    return getattr(key, 'name', '')
-
-  like = jax.eval_shape(lambda: state_lib.init(built, recipe, 3))
-  state = jax.tree_util.tree_map_with_path(some, like)
-  fixed = {}
-  for path, x in built.layout.leaves.items():
-    if x.frozen or not jnp.issubdtype(x.dtype, jnp.floating):
-      fixed[path] = x.init(jax.random.key(0), x.shape, x.dtype)
-  leaves = stack.unpack(built.layout, state.tables) | fixed
-  slots = jax.tree.map(jnp.abs, state.slots)
-  return state._replace(
-    tables=stack.pack(built.layout, leaves), slots=slots, scale=jnp.float32(0.5)
-  )
-
-
-def stepped(built, state, columns, recipe=RECIPE):
-  inputs = step_lib.batch(built, recipe, columns)
-  return jax.jit(lambda state: step_lib.step(built, recipe, state, inputs)[0])(state)
-
-
-def same(found, wanted):
-  np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+from tests.train.grow_cases import (
+  ALL,
+  DIM,
+  ITEM,
+  PRICE,
+  RECIPE,
+  SHOP,
+  SOME,
+  TAGS,
+  USER,
+  batch,
+  logits,
+  model,
+  same,
+  stepped,
+  trained,
+  without,
+)
 
 
 def kernel(state):
@@ -90,10 +38,9 @@ def kernel(state):
   return np.asarray(state.net['params']['mlp']['layer_0']['kernel'])
 
 
-@pytest.mark.parametrize('net', NETS)
-def test_a_feature_comes_and_logits_stay(net):
+def test_a_feature_comes_and_logits_stay():
   features = (USER, TAGS, ITEM, PRICE)
-  old, new = model(SOME, net), model(features, net)
+  old, new = model(SOME), model(features)
   state, columns = trained(old), batch(features)
   grown, report = grow.grow(state, old, new, RECIPE, seed=9)
   same(logits(new, grown, columns), logits(old, state, columns))
@@ -105,13 +52,14 @@ def test_a_feature_comes_and_logits_stay(net):
   assert not kernel(grown)[DIM : 2 * DIM].any()
   # It learns: weights in the first step, and by them the vectors in the second.
   first = stepped(new, grown, columns)
-  assert kernel(first)[DIM : 2 * DIM].all()
+  assert kernel(first)[DIM : 2 * DIM].any(axis=1).all()
   np.testing.assert_array_equal(first.tables['tags'], grown.tables['tags'])
   second = stepped(new, first, columns)
   read = np.unique(np.where(columns['tags'] >= 0, columns['tags'], 0))
   assert (second.tables['tags'] != grown.tables['tags']).any(axis=1)[read].all()
 
 
+@pytest.mark.long
 def test_zero_vectors_learn_in_the_first_step():
   old, new = model(SOME), model((*SOME, TAGS))
   state, columns = trained(old), batch((*SOME, TAGS))
@@ -127,13 +75,14 @@ def test_a_feature_goes_and_logits_are_those_without_its_vector():
   old, new = model(features, 'dcn'), model((PRICE, USER, ITEM), 'dcn')
   state, columns = trained(old), batch(features)
   grown, report = grow.grow(state, old, new, RECIPE, seed=9)
-  masked = state._replace(tables=state.tables | {'tags': jnp.zeros_like(state.tables['tags'])})
-  same(logits(new, grown, columns), logits(old, masked, columns))
+  same(logits(new, grown, columns), logits(old, without(state, 'tags'), columns))
   assert report.of('tags')[:4] == ('tags', 'dropped', '9', '-')
   assert 'tags' not in grown.tables
 
 
-@pytest.mark.parametrize('layout', [stack.apart, stack.stacked])
+@pytest.mark.parametrize(
+  'layout', [pytest.param(stack.apart, marks=pytest.mark.long), stack.stacked]
+)
 def test_a_vocabulary_grows_and_slots_and_moments_follow(layout):
   old = model(SOME)
   new = model((*SOME, TAGS), rows={'item': 40, 'user': 30}, layout=layout)
@@ -150,7 +99,7 @@ def test_a_vocabulary_grows_and_slots_and_moments_follow(layout):
   for found, was in ((tables, state.tables), (sums, {n: x['sum'] for n, x in state.slots.items()})):
     np.testing.assert_array_equal(found['item'][:20], was['item'])
     np.testing.assert_array_equal(
-      found['user'][jnp.array([0, 5, 7])], was['user'][jnp.array([0, 11, 3])]
+      found['user'][np.array([0, 5, 7])], was['user'][np.array([0, 11, 3])]
     )
     np.testing.assert_array_equal(found['price'], was['price'])
   same(tables['item'][20:], drawn['item'][20:])
@@ -168,3 +117,201 @@ def test_a_vocabulary_grows_and_slots_and_moments_follow(layout):
   ]
   assert grown.step == 5
   jax.block_until_ready(stepped(new, grown, there))
+
+
+def test_dense_moments_of_tables_follow():
+  recipe = state_lib.Recipe(optax.adam(1e-2))
+  old = model(SOME)
+  new = model((TAGS, USER, ITEM), rows={'item': 30}, layout=stack.stacked)
+  state = trained(old, recipe)
+  grown, report = grow.grow(state, old, new, recipe, seed=9)
+  assert report.of('item')[:5] == ('item', 'enlarged', '20', '30', 'enlarged')
+  for moment in ('mu', 'nu'):
+    found = stack.unpack(new.layout, getattr(grown.opt[0], moment)['tables'])
+    was = getattr(state.opt[0], moment)['tables']
+    np.testing.assert_array_equal(found['item'][:20], was['item'])
+    np.testing.assert_array_equal(found['user'], was['user'])
+    assert not found['item'][20:].any() and not found['tags'].any()
+
+
+def test_rows_that_are_dealt_to_lanes_are_dealt_anew():
+  def dealt(plan):
+    return stack.dealt(stack.apart(plan), ['item', 'user'], 8)
+
+  old, new = model(SOME, layout=dealt), model(SOME, rows={'item': 37}, layout=dealt)
+  apart = model(SOME, rows={'item': 37})
+  state = trained(old)
+  grown, _ = grow.grow(state, old, new, RECIPE, seed=9)
+  wanted, _ = grow.grow(state, old, apart, RECIPE, seed=9)
+  found = stack.unpack(new.layout, grown.tables)
+  jax.tree.map(np.testing.assert_array_equal, found, wanted.tables)
+  sums = stack.unpack(new.layout, {n: x['sum'] for n, x in grown.slots.items()})
+  jax.tree.map(np.testing.assert_array_equal, sums, {n: x['sum'] for n, x in wanted.slots.items()})
+  assert grown.tables['item'].shape == (40, DIM)
+
+
+def test_new_rows_may_go_on_from_the_unseen():
+  old, new = model(SOME), model(SOME, rows={'item': 26})
+  state = trained(old)
+  where = np.append(np.arange(20), np.zeros(6, int))
+  grown, _ = grow.grow(state, old, new, RECIPE, seed=9, moved={'item': where})
+  before, after = batch(SOME), batch(SOME)
+  before['item'][:8], after['item'][:8] = 0, np.arange(18, 26)
+  before['item'][:2] = 18, 19
+  same(logits(new, grown, after), logits(old, state, before))
+
+
+LONG = pytest.mark.long
+INT8 = compress.int_quantize(8)
+HASHED = compress.multi_hash(7)
+
+
+@pytest.mark.parametrize(
+  'before, after, exact',
+  [
+    (compress.identity(), HASHED, False),
+    (HASHED, compress.chain(HASHED, INT8), False),
+    pytest.param(compress.identity(), INT8, False, marks=LONG),
+    pytest.param(compress.identity(), compress.multi_hash(20), True, marks=LONG),
+    pytest.param(compress.fscd(1e-3), compress.identity(), True, marks=LONG),
+    pytest.param(compress.chain(HASHED, compress.cast('float16')), HASHED, False, marks=LONG),
+  ],
+)
+def test_techniques_are_exchanged(before, after, exact):
+  rules = [(('item', x), *ALL) for x in (before, after)]
+  old, new = model(SOME, rules=rules[0]), model(SOME, rules=rules[1])
+  state, columns = trained(old), batch(SOME)
+  grown, report = grow.grow(state, old, new, RECIPE, seed=9)
+  row = report.of('item')
+  assert row.what == 're-encoded'
+  assert row.optimizer == ('-' if after.name != 'identity' and 'int' in str(after) else 'fresh')
+  ids = np.arange(20, dtype=np.int32)
+  item = {name: x for name, x in state.tables.items() if name.startswith('item')}
+  wanted = grow.carry.vectors(old, 'item', item, ids)
+  own = {name: x for name, x in grown.tables.items() if name.startswith('item')}
+  error = np.abs(grow.carry.vectors(new, 'item', own, ids) - wanted).max()
+  if exact:
+    same(logits(new, grown, columns), logits(old, state, columns))
+    assert 'vectors the same' in row.note
+  else:
+    assert f'off by up to {error:.1e}' in row.note
+  if after.name == 'chain':  # What is stored is quantised as it is, not fitted again.
+    assert error < 0.01
+
+
+def refused(words, old, new, **how):
+  with pytest.raises(ValueError, match=words) as caught:
+    grow.grow(trained(old), old, new, RECIPE, seed=9, **how)
+  return str(caught.value)
+
+
+def test_what_cannot_be_carried_over_is_named_all_at_once_and_may_be_accepted():
+  coded = compress.binary_code(3)
+  old = model(SOME, rules=(('item', coded), *ALL))
+  new = model((*SOME, SHOP), 'dcn', rules=(('item', coded), *ALL), rows={'item': 90})
+  text = refused(r'item: block_0, block_1 became block_0, block_1, block_2', old, new)
+  assert 'net: it was DNN(' in text
+  assert "accept=['item', 'net']" in text
+  state = trained(old)
+  grown, report = grow.grow(state, old, new, RECIPE, seed=9, accept=['item', 'net'])
+  assert (report.of('item').what, report.of('net').what) == ('re-encoded', 'reset')
+  assert report.of('user').what == 'kept'
+  logits(new, grown, batch((*SOME, SHOP)))
+
+
+def test_what_makes_no_sense_is_refused():
+  old = model(SOME)
+  refused("'item' had 20 rows and would have 9: say which stay", old, model(SOME, rows={'item': 9}))
+  for moved, words in (
+    (np.zeros(19, int), 'says for each of 20 new rows'),
+    (np.zeros(20), 'float64'),
+    (np.full(20, 20), 'has 20; old rows are 0 to 19'),
+    (np.append(0, np.full(19, -2)), 'has -2; old rows'),
+    (np.arange(1, 21) % 20, 'row 0, missing or unseen, has to stay row 0'),
+  ):
+    refused(words, old, old, moved={'item': moved})
+  refused("moved names \\['shop'\\]", old, old, moved={'shop': np.arange(20)})
+  refused(
+    'reads vectors otherwise than by weights', model(SOME, 'fm'), model(SOME, 'fm'), zeros='weights'
+  )
+  refused('item: its rows have 4 columns and would have 6', old, model(SOME, dim=6))
+  other = schema_lib.Feature('item', table='user')
+  refused("item: it read the table 'item' and would read 'user'", old, model((USER, other, PRICE)))
+  second = schema_lib.Feature('previous', table='item')
+  refused(
+    "previous: it reads the trained table 'item'", model(SOME, 'fm'), model((*SOME, second), 'fm')
+  )
+  hashed = [schema_lib.Feature('item', kind='hash', buckets=n) for n in (19, 39)]
+  models_ = [model((USER, x), rows={'item': x.buckets + 1}) for x in hashed]
+  refused("item: buckets of 'item' were 19 and are 39: values have other rows", *models_)
+  sgd = state_lib.Recipe(optax.adam(1e-2), rowwise.lazy_adam(0.1))
+  with pytest.raises(
+    ValueError, match='optimizer: it has no state yet, or one of another form, of item'
+  ):
+    grow.grow(trained(old), old, old, sgd, seed=9)
+
+
+def test_a_new_feature_may_read_a_table_that_is_there():
+  second = schema_lib.Feature('previous', kind='ids', table='item', width=2)
+  old, new = model(SOME), model((*SOME, second))
+  state, columns = trained(old), batch((*SOME, second))
+  grown, report = grow.grow(state, old, new, RECIPE, seed=9)
+  same(logits(new, grown, columns), logits(old, state, columns))
+  assert report.of('item').what == 'kept'
+
+
+def test_a_checkpoint_of_an_old_schema_goes_on(tmp_path):
+  old, new = model(SOME), model((*SOME, TAGS), rows={'item': 33})
+  state, columns = trained(old), batch((*SOME, TAGS))
+  description = {'schema': 'old', 'net': {'name': 'dnn'}}
+  saved = checkpoint.Checkpoints(tmp_path, old, description)
+  saved.save('best', state, {})
+  saved.wait()
+  saved.close()
+  assert checkpoint.described(tmp_path, 'best') == description
+  grown, report = grow.from_checkpoint(
+    tmp_path, 'best', description, old, RECIPE, new, RECIPE, seed=9
+  )
+  same(logits(new, grown, columns), logits(old, state, columns))
+  assert report.of('item').what == 'enlarged'
+  with pytest.raises(ValueError, match='There is no checkpoint in'):
+    grow.from_checkpoint(tmp_path, 'last', description, old, RECIPE, new, RECIPE, seed=9)
+  with pytest.raises(ValueError, match=r'made with another schema(.|\n)*train\.grow'):
+    grow.from_checkpoint(
+      tmp_path, 'best', description | {'schema': 'new'}, old, RECIPE, new, RECIPE, seed=9
+    )
+
+
+@pytest.mark.long
+def test_a_run_goes_on_from_another_with_fewer_features(tmp_path):
+  source = synthetic.Synthetic(synthetic.small())
+  net = models.NETS['dnn'](hidden=(8,))
+  rules = [(('tags', compress.drop()), *ALL), ALL]
+  old, new = (predict.build(source.schema, source.rows, x, net, DIM) for x in rules)
+
+  def run(built, name, start=None):
+    program = step_lib.program(built, RECIPE)
+
+    def validate(state):
+      return evaluate.evaluate(built, program.scorer, state.tables, state.net, source, 'valid')
+
+    schedule = loop.Schedule(epochs=1, batch_size=256)
+    found = loop.Run(
+      built, program, schedule, source, tmp_path / name, {'of': name}, 0, validate, start=start
+    )
+    return validate, found
+
+  _, first = run(old, 'old')
+  before = first.fit()
+
+  def start(state):
+    del state
+    how = (tmp_path / 'old' / 'checkpoints', 'best', {'of': 'old'}, old, RECIPE, new, RECIPE)
+    return grow.from_checkpoint(*how, seed=1)[0]
+
+  validate, second = run(new, 'new', start)
+  begun, _ = second.begin()
+  assert validate(begun)['auc'] == pytest.approx(before.position.best, abs=1e-6)
+  after = second.fit()
+  assert after.last.tables.keys() - before.state.tables.keys() == {'tags'}
+  assert int(after.last.step) == 2 * int(before.last.step)
