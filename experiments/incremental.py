@@ -5,7 +5,7 @@ r"""Ten days that arrive: retrained each day, from the last model, or by one pas
 
 Each day is scored by the model of the day before, and then learned:
 
-  retrain      from scratch, on all days so far, or on a window of the last --window
+  retrain      from scratch, on all days so far, or on a window of the last --window_days
   warm start   from the last model, over the window
   incremental  from the last model, one pass over the new day alone
 
@@ -42,21 +42,27 @@ from experiments import common, crossed, incremental_report, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
-flags.set_default(sweeps.CORE_ROWS, 500)
 _DAYS = flags.DEFINE_integer('days', 10, 'Days to cut samples into that have no day.')
 _UNTIL = flags.DEFINE_integer('until', None, 'Only so many days: to choose settings by.')
 _LATE = flags.DEFINE_string('late', None, 'The feature that is added; default: by data set.')
 _ADDED = flags.DEFINE_integer('added', 6, 'The day on which it is added; days count from 1.')
-_WINDOW = flags.DEFINE_integer('window', 4, 'Days of a window.')
-_PASSES = flags.DEFINE_integer('passes', 1, 'Passes over a new day, of the incremental rows.')
+_WINDOW = flags.DEFINE_integer('window_days', 4, 'Days of a window.')
+_PASSES = flags.DEFINE_integer(
+  'incremental_passes', 1, 'Passes over a new day, of the incremental rows.'
+)
 _BATCH = flags.DEFINE_integer('incremental_batch', 256, 'Samples per step of warm and incremental.')
-_SCALE = flags.DEFINE_float('scale', 1.0, 'Factor of learning rates after the first day, likewise.')
+_SCALE = flags.DEFINE_float(
+  'incremental_scale', 1.0, 'Factor of learning rates after the first day, likewise.'
+)
 _RATE = flags.DEFINE_float('rows_learning_rate', None, 'Of tables. Default: by data set.')
 _NET_RATE = flags.DEFINE_float('learning_rate', None, 'Of the net. Default: by data set.')
 _L2 = flags.DEFINE_float('l2', None, 'On touched rows. Default: by data set.')
 _CAPS = flags.DEFINE_list('caps', ['600', '300', '150', '75'], 'Caps in kB (1000 bytes).')
-_THRESHOLD = flags.DEFINE_float('threshold', 2.0, 'Decayed count from which a value has a row.')
-_DECAY = flags.DEFINE_float('decay', 0.7, 'Factor of counts from one day to the next.')
+_LARGE = flags.DEFINE_integer('admitted_rows', 500, 'Tables of so many rows admit and evict.')
+_THRESHOLD = flags.DEFINE_float(
+  'admission_threshold', 2.0, 'Decayed count from which a value has a row.'
+)
+_DECAY = flags.DEFINE_float('admission_decay', 0.7, 'Factor of counts from one day to the next.')
 _LATE_OF = {'synthetic_drift': 'badge', 'yelp_implicit': 'attributes'}
 
 # Values wait in half as many places as there are rows.
@@ -136,7 +142,7 @@ class Setting:
     stage = self.stage(True)
     row = {t: _bytes(stage, x) for t, x in stage.model.layout.leaves.items()}
     first = self.stream.window(0, 0)
-    large = {t for t in row if self.source.rows[t] >= sweeps.CORE_ROWS.value}
+    large = {t for t in row if self.source.rows[t] >= _LARGE.value}
     values = {t: len(set(admission.observed(first, t).tolist())) for t in sorted(large)}
     rest = sum(nbytes for t, nbytes in row.items() if t not in large)
     per_row = max(row[t] // self.source.rows[t] for t in large)

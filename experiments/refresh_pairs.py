@@ -1,14 +1,15 @@
 r"""Vectors of pair statistics by day: a sliding window from scratch, and from the last vectors.
 
-  python -m experiments.refresh_pairs --save_result
+  python -m experiments.refresh_pairs --data=synthetic_drift --save_result
 
-On the drifting set, each day's pairs are counted once, and those of the last --window days make a
-graph (`graphs.graph`) whose vectors are trained (`train.pretrain`) from scratch, and from those of
-the window before (`train.refresh`). The error is of held-out pairs, the same ones in all windows.
-`reaches` is the first look at which the warm start is at least as good as the best of from scratch.
-A warm start that keeps whole vectors ended worse than from scratch from the third window on, by up
-to 0.006 (--refresh_rate=0.005 --keep=1): what each window has learned by heart adds up. --keep was
-chosen on the windows that are reported. Measured results are in experiments/RESULTS.md.
+On the drifting set, each day's pairs are counted once, and those of the last --refresh_window days
+make a graph (`graphs.graph`) whose vectors are trained (`train.pretrain`) from scratch, and from
+those of the window before (`train.refresh`). The error is of held-out pairs, the same ones in all
+windows. `reaches` is the first look at which the warm start is at least as good as the best of from
+scratch. A warm start that keeps whole vectors ended worse than from scratch from the third window
+on, by up to 0.006 (--refresh_rate=0.005 --refresh_keep=1): what each window has learned by heart
+adds up. --refresh_keep was chosen on the windows that are reported. Measured results are in
+experiments/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from ctr_jax.train import pretrain, refresh
 from experiments import common, report
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
-flags.set_default(common.DATA, 'synthetic_drift')
-_WINDOW = flags.DEFINE_integer('window', 4, 'Days of a window.')
-_METHOD = flags.DEFINE_string('method', 'gnn', 'Of graphs.pcf_gnn.')
-_STEPS = flags.DEFINE_integer('steps', 200, 'At most.')
-_EVERY = flags.DEFINE_integer('every', 5, 'Steps between two looks at the held-out pairs.')
+_WINDOW = flags.DEFINE_integer('refresh_window', 4, 'Days of a window.')
+_METHOD = flags.DEFINE_string('refresh_method', 'gnn', 'Of graphs.pcf_gnn.')
+_STEPS = flags.DEFINE_integer('refresh_steps', 200, 'At most.')
+_EVERY = flags.DEFINE_integer('refresh_every', 5, 'Steps between two looks at the held-out pairs.')
 _RATE = flags.DEFINE_float(
   'refresh_rate', 0.02, 'Learning rate of the warm start; from scratch it is that of the method.'
 )
-_KEEP = flags.DEFINE_float('keep', 0.5, "Share of nodes' own vectors that a warm start keeps.")
+_KEEP = flags.DEFINE_float(
+  'refresh_keep', 0.5, "Share of nodes' own vectors that a warm start keeps."
+)
 _PAIRS = (('user', 'category'), ('page', 'category'), ('campaign', 'slot'))
 
 

@@ -18,7 +18,7 @@ if not flags.FLAGS.is_parsed():
 PROJECT = pathlib.Path(__file__).parent.parent.parent
 SMALL = (
   '--data=synthetic_drift_small', '--late=badge', '--epochs=1', '--batch_size=64', '--hidden=4',
-  '--incremental_batch=64', '--added=4', '--core_rows=50', '--caps=12', '--window=2',
+  '--incremental_batch=64', '--added=4', '--admitted_rows=50', '--caps=12', '--window_days=2',
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_tables_of_a_result(tmp_path):
 
 
 def test_capacities_stay_under_the_cap():
-  with flagsaver.flagsaver(data='synthetic_drift_small', late='badge', core_rows=50):
+  with flagsaver.flagsaver(data='synthetic_drift_small', late='badge', admitted_rows=50):
     setting = incremental.Setting(common.source())
     sizes = setting.capacities(12_000)
   assert sizes.keys() == {'user', 'item'}  # The others are small, and counted.
