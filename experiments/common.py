@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from ctr_jax.data import columns, noise, synthetic
+from ctr_jax.data import columns, drift, noise, synthetic
 from ctr_jax.train import journal, loop, processes
 from ctr_jax.train import seeds as seeds_lib
 from experiments import cluster
@@ -30,10 +30,10 @@ RESULTS = PROJECT / 'experiments' / 'results'
 DATA = flags.DEFINE_string(
   'data',
   'synthetic',
-  'synthetic, synthetic_small, synthetic_selection or synthetic_large_ids (these need nothing), a '
-  'known set (frappe_x1, ml1m_partial, yelp_implicit, criteo, avazu), or the path of a schema '
-  '.toml for your own logs. NAME_wide, such as frappe_x1_wide, is NAME with 5 noise copies of '
-  'every feature.',
+  'synthetic, synthetic_small, synthetic_selection, synthetic_large_ids, synthetic_drift or '
+  'synthetic_drift_small (these need nothing), a known set (frappe_x1, ml1m_partial, '
+  'yelp_implicit, criteo, avazu), or the path of a schema .toml for your own logs. NAME_wide, such '
+  'as frappe_x1_wide, is NAME with 5 noise copies of every feature.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -100,10 +100,12 @@ SHARED = flags.DEFINE_bool(
 DEBUG = flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
 
 _SYNTHETIC = {
-  'synthetic': synthetic.Spec,
-  'synthetic_small': synthetic.small,
-  'synthetic_selection': synthetic.selection,
-  'synthetic_large_ids': synthetic.large_ids,
+  'synthetic': synthetic.Synthetic,
+  'synthetic_small': lambda: synthetic.Synthetic(synthetic.small()),
+  'synthetic_selection': lambda: synthetic.Synthetic(synthetic.selection()),
+  'synthetic_large_ids': lambda: synthetic.Synthetic(synthetic.large_ids()),
+  'synthetic_drift': drift.Drift,
+  'synthetic_drift_small': lambda: drift.Drift(drift.small()),
 }
 flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 # Names of sets that end so are widened, by so many noise copies of every feature.
@@ -173,7 +175,7 @@ def _source():
 
 def _named(name):
   if name in _SYNTHETIC:
-    return synthetic.Synthetic(_SYNTHETIC[name]())
+    return _SYNTHETIC[name]()
   from ctr_jax.data import (
     datasets,  # The ETL engine is loaded only when there is something to read.
   )

@@ -30,6 +30,8 @@ _SWEEPS = (
   'feature_selection_',
   'gate_stability_',
   'tuning_',
+  'incremental_',
+  'refresh_pairs_',
 )
 _DETAILS = '_details'
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')

@@ -1,5 +1,6 @@
 """Clicks of pairs of values, and what a model is told of them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,43 @@ class Pairs(NamedTuple):
   v: np.ndarray
   clicks: np.ndarray
   count: np.ndarray
+
+
+def counted(first: str, second: str, u: np.ndarray, v: np.ndarray, labels: np.ndarray) -> Pairs:
+  """The pairs of some samples, in order of (u, v); those with a row 0 are none.
+
+  Without an engine: for a day's samples, which fit the memory (`crosses.known` asks all of train).
+
+  Args:
+    first: feature.
+    second: feature.
+    u: int32 [samples], rows of `first`.
+    v: int32 [samples], of `second`.
+    labels: [samples], 0 or 1.
+  """
+  there = (u > 0) & (v > 0)
+  keys = u[there].astype(np.int64) << 32 | v[there]
+  distinct, inverse, count = np.unique(keys, return_inverse=True, return_counts=True)
+  clicks = np.bincount(inverse, labels[there], len(distinct)).astype(np.int64)
+  rows = (distinct >> 32).astype(np.int32), (distinct & 0xFFFFFFFF).astype(np.int32)
+  return Pairs(first, second, *rows, clicks, count.astype(np.int64))
+
+
+def merged(parts: Sequence[Pairs]) -> Pairs:
+  """The pairs of all samples of some days, of which each was counted once: a window that slides.
+
+  Raises:
+    ValueError: no days, or pairs of other features.
+  """
+  if len({(x.first, x.second) for x in parts}) != 1:
+    raise ValueError('Statistics are merged of at least one part, all of the same two features.')
+  u, v, clicks, count = (np.concatenate(x) for x in list(zip(*parts, strict=True))[2:])
+  keys = u.astype(np.int64) << 32 | v
+  distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+  sums = [np.zeros(len(distinct), np.int64) for _ in range(2)]
+  for total, part in zip(sums, (clicks, count), strict=True):
+    np.add.at(total, inverse, part)
+  return Pairs(parts[0].first, parts[0].second, u[first], v[first], *sums)
 
 
 def lift(clicks, count, prior, strength: float) -> np.ndarray:

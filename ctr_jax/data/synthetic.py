@@ -223,8 +223,7 @@ class Synthetic:
 
   def __init__(self, spec: Spec | None = None):
     self.spec = spec = Spec() if spec is None else spec
-    numeric = {'numeric': 1}
-    self.rows = {f.name: 1 + numeric.get(f.kind, f.values) for f in spec.fields}
+    self.rows = {f.name: 1 + (1 if f.kind == 'numeric' else f.values) for f in spec.fields}
     features = tuple(
       schema_lib.Feature(f.name, f.kind, width=f.width if f.kind == 'ids' else 0)
       for f in spec.fields
@@ -249,7 +248,10 @@ class Synthetic:
   def terms(self, split: str, start: int, stop: int) -> dict[tuple[str, ...], np.ndarray]:
     """What the logit, less the bias, is the sum of: ('main', field), ('drift', field), ('pair',
     field, field) and ('cross', field, field) -> float64 [n]."""
-    return self._blocks(split, start, stop, _Rows.terms)
+    return self._blocks(split, start, stop, lambda rows: rows.terms())
+
+  def _made(self, rows):
+    return Rows(self.spec, rows)
 
   def _number(self, split):
     if split not in schema_lib.SPLITS:
@@ -266,7 +268,7 @@ class Synthetic:
     found = {}
     for first in range(start, max(stop, start + 1), _BLOCK):
       last = min(first + _BLOCK, stop)
-      part = make(_Rows(self.spec, np.arange(before + first, before + last, dtype=np.uint64)))
+      part = make(self._made(np.arange(before + first, before + last, dtype=np.uint64)))
       for name, column in part.items():
         if name not in found:
           found[name] = np.empty((stop - start, *column.shape[1:]), column.dtype)
@@ -274,7 +276,7 @@ class Synthetic:
     return found
 
 
-class _Rows:
+class Rows:
   """Some rows: each column is made once, when it is first asked for."""
 
   def __init__(self, spec: Spec, rows: np.ndarray):
@@ -384,7 +386,11 @@ def _grouped(key, parent: np.ndarray, field: Field) -> np.ndarray:
 
 def best(source: Synthetic, split: str) -> dict[str, float]:
   """AUC and log loss of the true probability on a split: what no model can beat but by chance."""
-  found = source.read(split, ('label', 'probability'), 0, source.num_samples(split))
+  return best_of(source.read(split, ('label', 'probability'), 0, source.num_samples(split)))
+
+
+def best_of(found) -> dict[str, float]:
+  """`best` of some samples: their 'label' and 'probability'."""
   click, p = found['label'] == 1, found['probability']
   high, low = np.sort(p[click]), np.sort(p[~click])
   wins = np.searchsorted(low, high, 'left').sum() + np.searchsorted(low, high, 'right').sum()

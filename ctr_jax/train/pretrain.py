@@ -3,13 +3,15 @@
 The loss is Σ w (a − p)² / Σ w over edges plus l2 · Σ ‖own vector‖² / Σ w: rare nodes are pulled
 more. A share of the edges is held out, from messages and from the loss: on these unseen pairs
 training stops early. Whatever is random follows from (seed, step), so a run that was killed goes on
-with the same bits when it is called again.
+with the same bits when it is called again. Training may start from what an earlier one has learned
+(`train.refresh`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 import threading
@@ -62,7 +64,7 @@ class Config:
 
 
 class Pretrained(NamedTuple):
-  """What is left when the encoder is dropped.
+  """What was trained; vectors, CrossNet and graph are all that scores need.
 
   Attributes:
     graph: without edges: which node is which row.
@@ -71,6 +73,7 @@ class Pretrained(NamedTuple):
     net: the CrossNet.
     history: a dict per look: step, and weighted root mean square errors 'seen' and 'unseen' (if any
       edge is held out).
+    encoder: its parameters, which a later training may start from.
   """
 
   graph: graph_lib.Graph
@@ -78,6 +81,7 @@ class Pretrained(NamedTuple):
   cross: dict[str, Any]
   net: pcf_gnn.CrossNet
   history: list[dict[str, float]]
+  encoder: dict[str, Any] | None = None
 
   @property
   def best(self) -> dict[str, float]:
@@ -91,7 +95,12 @@ def _error(look):
 
 
 def pretrain(
-  graph: graph_lib.Graph, config: Config, folder: pathlib.Path, seed: int, name: str = 'graph'
+  graph: graph_lib.Graph,
+  config: Config,
+  folder: pathlib.Path,
+  seed: int,
+  name: str = 'graph',
+  start: dict[str, Any] | None = None,
 ) -> Pretrained:
   """Trains the vectors of a graph's nodes, or goes on with it, or opens what was trained.
 
@@ -101,20 +110,22 @@ def pretrain(
     folder: of this training alone.
     seed: of everything random.
     name: in the progress bar.
+    start: parameters {'encoder': ..., 'cross': ...} to start from; drawn, if they are not given.
 
   Raises:
     Interrupted: SIGTERM arrived; a checkpoint was saved.
     Diverged: the loss is NaN or infinite.
     ValueError: the folder holds another training, or no edge is left to learn from.
   """
-  run = _Run(graph, config, pathlib.Path(folder), seed, name)
+  run = _Run(graph, config, pathlib.Path(folder), seed, name, start)
   return run.opened() or run.train()
 
 
 class _Run:
   """One training."""
 
-  def __init__(self, graph, config, folder, seed, name):
+  def __init__(self, graph, config, folder, seed, name, start):
+    self._start = start
     self._config, self._folder, self._seed, self._name = config, folder, seed, name
     self._graph = graph
     held = graph_lib.held_out(graph, config.held_out, seed)
@@ -136,6 +147,8 @@ class _Run:
     self._described = {
       'config': dataclasses.asdict(config), 'seed': seed, 'graph': graph_lib.digest(graph),
     }  # fmt: skip
+    if start is not None:
+      self._described['start'] = _digest(start)
 
   def opened(self) -> Pretrained | None:
     """What is in the folder, if it was finished."""
@@ -150,7 +163,8 @@ class _Run:
       )
     with ocp.StandardCheckpointer() as checkpointer:
       kept = checkpointer.restore((self._folder / 'vectors').absolute())
-    return self._result(kept['vectors'], kept['cross'], saved['history'])
+    # Of a time when encoders were dropped, there is none.
+    return self._result(kept | {'encoder': kept.get('encoder')}, saved['history'])
 
   def train(self) -> Pretrained:
     """From the last checkpoint, or from the start."""
@@ -206,6 +220,8 @@ class _Run:
 
   def _restored(self, manager):
     params = pcf_gnn.init(self._model, jax.random.key(self._seed))
+    if self._start is not None:
+      params = jax.tree.map(lambda _, x: jnp.array(x), params, self._start)
     state = {
       'params': params, 'best': jax.tree.map(jnp.copy, params), 'opt': self._tx.init(params),
       'step': jnp.int32(0),
@@ -289,19 +305,29 @@ class _Run:
 
   def _finish(self, params, history, messages):
     vectors = self._encode(params['encoder'], messages)
-    kept = {'vectors': vectors, 'cross': params['cross']}
+    kept = {'vectors': vectors, 'cross': params['cross'], 'encoder': params['encoder']}
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save((self._folder / 'vectors').absolute(), kept, force=True)
     # Written last: a folder without it is not finished.
     loop.write_json(
       self._folder / 'history.json', {'described': self._described, 'history': history}
     )
-    return self._result(kept['vectors'], kept['cross'], history)
+    return self._result(kept, history)
 
-  def _result(self, vectors, cross, history):
+  def _result(self, kept, history):
     bare = self._graph._replace(graph=None)
-    cross = jax.tree.map(np.asarray, cross)
-    return Pretrained(bare, np.asarray(vectors), cross, self._model.cross, history)
+    kept = jax.tree.map(np.asarray, kept)
+    vectors, cross, encoder = (kept[name] for name in ('vectors', 'cross', 'encoder'))
+    return Pretrained(bare, vectors, cross, self._model.cross, history, encoder)
+
+
+def _digest(params):
+  """SHA-256 of parameters."""
+  found = hashlib.sha256()
+  for path, x in jax.tree.leaves_with_path(params):
+    found.update(jax.tree_util.keystr(path).encode())
+    found.update(np.ascontiguousarray(x))
+  return found.hexdigest()
 
 
 def scores(found: Pretrained, relation: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:

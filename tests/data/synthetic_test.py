@@ -155,7 +155,7 @@ def test_pairs_have_low_rank_and_crosses_have_not():
   spec = dataclasses.replace(
     DEFAULT.spec, pairs=(('user', 'page', 1.0),), crosses=(('user', 'page', 1.0),)
   )
-  rows = synthetic._Rows(spec, np.arange(len(a), dtype=np.uint64))
+  rows = synthetic.Rows(spec, np.arange(len(a), dtype=np.uint64))
   rows._made |= {f.name: np.ones(len(a), np.int32) for f in spec.fields if f.kind == 'id'}
   rows._made |= {'user': a, 'page': b}
   terms = rows.terms()
