@@ -40,7 +40,7 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Deterministic examples: a failure seen once is seen again. Compiling takes time: no deadline.
-for name, examples in (('all', 25), ('soon', 8)):
+for name, examples in (('all', 25), ('soon', 5)):
   hypothesis.settings.register_profile(name, deadline=None, derandomize=True, max_examples=examples)
 
 

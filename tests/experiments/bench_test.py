@@ -16,6 +16,7 @@ SMALL = (
   '--features=4', '--dim=4', '--units=8', '--batch_size=16', '--rounds=1', '--steps=2',
   '--dense_rows=100',
 )  # fmt: skip
+pytestmark = pytest.mark.long  # Half a minute of compiling.
 PEERS = ('torch', 'fbgemm_gpu', 'deepctr_torch')
 
 

@@ -94,15 +94,18 @@ def test_crosses_are_replaced_rung_by_rung(tmp_path):
   ]
 
 
-def test_errors_are_sentences():
-  for flag, words in [
-    ('--data=nowhere', 'nowhere'),
-    ('--seeds=0', 'at least one seed'),
-    ('--net=transformer', 'Unknown net'),
+@pytest.mark.parametrize(
+  'flag, words',
+  [
     ('--core_rows=100000000', 'lower --core_rows'),
-  ]:
-    failed = run('--data=synthetic_small', flag)
-    assert failed.returncode == 1, flag
-    assert failed.stderr.strip().splitlines()[-1].startswith('error: '), failed.stderr
-    assert words in failed.stderr
-    assert 'Traceback' not in failed.stderr
+    pytest.param('--data=nowhere', 'nowhere', marks=pytest.mark.long),
+    pytest.param('--seeds=0', 'at least one seed', marks=pytest.mark.long),
+    pytest.param('--net=transformer', 'Unknown net', marks=pytest.mark.long),
+  ],
+)
+def test_errors_are_sentences(flag, words):
+  failed = run('--data=synthetic_small', flag)
+  assert failed.returncode == 1, flag
+  assert failed.stderr.strip().splitlines()[-1].startswith('error: '), failed.stderr
+  assert words in failed.stderr
+  assert 'Traceback' not in failed.stderr

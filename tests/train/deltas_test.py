@@ -94,7 +94,9 @@ def nbytes(folder):
   return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
 
 
-@pytest.mark.parametrize('name', [*list(CASES)[:2], pytest.param('dense', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[pytest.mark.long] if i else []) for i, n in enumerate(CASES)]
+)
 def test_a_full_checkpoint_and_ten_deltas_are_the_state_to_the_bit(name, tmp_path):
   model, program = made(name)
   saved = checkpoint.Checkpoints(tmp_path, model, {}, deltas=10)
@@ -232,6 +234,7 @@ def run(folder, seed=5, **schedule):
   return loop.Run(model, program, chosen, worker.tiny(), folder, {}, seed, validate)
 
 
+@pytest.mark.long
 def test_a_run_with_deltas_that_dies_ends_with_the_bits_of_one_without(tmp_path, monkeypatch):
   class Killed(Exception):
     pass
