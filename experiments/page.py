@@ -1,7 +1,7 @@
 r"""A ladder's report as one page of HTML: no script, nothing from elsewhere, readable on a phone.
 
-  python -m experiments.page --result=experiments/results/massive_to_compact_frappe_x1.json
-  python -m experiments.page --result=RESULT.json --out=report.html
+  python -m experiments.page --ladder=experiments/results/massive_to_compact_frappe_x1.json
+  python -m experiments.page --ladder=RESULT.json --page=report.html
 
 The experiment writes it as `report.html` in its working folder; this is for results that are there
 already. Without --out it is written beside the result. Dark where the reader's screen is.
@@ -20,8 +20,8 @@ from absl import app, flags
 from experiments import figures, ladder_report, report
 from experiments.figures import element
 
-_RESULT = flags.DEFINE_string('result', None, 'A result.json of experiments.massive_to_compact.')
-_OUT = flags.DEFINE_string('out', None, 'The page. Default: beside the result, as .html.')
+_RESULT = flags.DEFINE_string('ladder', None, 'A result.json of experiments.massive_to_compact.')
+_OUT = flags.DEFINE_string('page', None, 'The page. Default: beside the result, as .html.')
 
 _FIELDS = 12  # Bars of more tables than these are one together.
 _STYLE = """
@@ -203,7 +203,7 @@ def _wait(row):
 
 def main(argv) -> None:
   if len(argv) > 1 or not _RESULT.value:
-    raise app.UsageError('Give --result=RESULT.json, and nothing without a flag.')
+    raise app.UsageError('Give --ladder=RESULT.json, and nothing without a flag.')
   source = pathlib.Path(_RESULT.value)
   found = json.loads(source.read_text())
   out = pathlib.Path(_OUT.value) if _OUT.value else source.with_suffix('.html')

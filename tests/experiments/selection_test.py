@@ -46,6 +46,7 @@ def setting(tmp_path_factory):
   return selection.Setting(FULL, Watched(synthetic.small()), tmp_path_factory.mktemp('selection'))
 
 
+@pytest.mark.long
 def test_a_ranking_is_made_once(setting, monkeypatch):
   with flagsaver.flagsaver(gate_steps=4, gate_batch=500):
     first = selection.ranked('droprank', setting, 0)

@@ -46,6 +46,7 @@ def test_frontier_stays_within_each_limit(tmp_path):
   assert 'frontier over all sweeps' in (tmp_path / 'report.md').read_text()
 
 
+@pytest.mark.long
 def test_relation_counts_what_crosses_look_up(tmp_path):
   rows = run('relation', tmp_path, '--pairs=1', '--only=crosses|pairwise')
   ids, hashed = rows['crosses_as_ids'], rows['crosses_hashed']
@@ -74,12 +75,14 @@ def test_precision_of_rows(tmp_path):
   assert alpt['bytes_training'] == ROWS * (17 + 8)
 
 
+@pytest.mark.long
 def test_hash_family(tmp_path):
   rows = run('hash_family', tmp_path, '--core_rows=200', '--ratios=4', '--only=full|binary_code_4')
   assert rows['binary_code_4×']['bytes'] < 0.4 * rows['full']['bytes']
   assert rows['binary_code_4×']['ids_colliding'] == 0
 
 
+@pytest.mark.long
 def test_cce_goes_on_from_its_clusters(tmp_path):
   source = synthetic.Synthetic(synthetic.small())
   rules = sweeps.on(['noise'], lambda table: compress.cce(40))

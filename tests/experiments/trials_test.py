@@ -68,6 +68,7 @@ def test_another_stage_before_is_another_result(tmp_path):
     trials.run(dataclasses.replace(stages, after=other), SOURCE, tmp_path, [0])
 
 
+@pytest.mark.long
 def test_a_stage_that_was_killed_resumes_to_the_same_bits(tmp_path, monkeypatch):
   schedule = dataclasses.replace(FULL.schedule, epochs=2, checkpoint_steps=3)
   stages = dataclasses.replace(FULL, name='half', rules=HALF, after=FULL, schedule=schedule)

@@ -88,6 +88,7 @@ def test_a_stopped_sweep_lets_its_rows_save_and_goes_on(tmp_path, number):
   assert notes(tmp_path)[2:] == ['begin slow_×2', 'end slow_×2', 'begin bad', 'end bad']
 
 
+@pytest.mark.long
 def test_precision_rows_side_by_side(tmp_path):
   arguments = ('--experiment=precision', '--data=synthetic_small', f'--workdir={tmp_path}')
   out, _ = run(*arguments, '--only=while_training_float16', '--jobs=2', *SMALL)

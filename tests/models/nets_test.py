@@ -145,7 +145,12 @@ def test_everything_is_float32(name):
   assert {x.dtype for x in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize('name', models.NETS)
+_SLOW = ('final_mlp', 'autoint_plus')  # To compile.
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[pytest.mark.long] * (n in _SLOW)) for n in models.NETS]
+)
 def test_gradient_is_the_slope(name):
   """Along a random direction of parameters and vectors, dropout on, in float64."""
   with jax.enable_x64(True):

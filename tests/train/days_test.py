@@ -82,6 +82,7 @@ def bare(entries):
   return [{k: v for k, v in day.items() if k != 'seconds'} for day in entries]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_with_the_same_bits(tmp_path):
   whole = Watch()
   want = run(tmp_path / 'whole', whole, PLAN)

@@ -55,8 +55,8 @@ def one_device(techniques):
   'data, model, techniques, rules, slack',
   [
     (1, 1, 'RULES', small.SPLIT, 1.25),
-    (8, 1, 'RULES', small.SPLIT, 1.25),
-    (1, 8, 'RULES', small.SPLIT, 0.01),
+    pytest.param(8, 1, 'RULES', small.SPLIT, 1.25, marks=pytest.mark.long),
+    pytest.param(1, 8, 'RULES', small.SPLIT, 0.01, marks=pytest.mark.long),
     (2, 4, 'RULES', small.SPLIT, 0.3),
     (4, 2, 'SLIM', BOTH, 16),
     (2, 2, 'SLIM', HOST, 1.25),

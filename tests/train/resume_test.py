@@ -39,7 +39,8 @@ def arrays(path):
 
 
 @pytest.fixture(
-  scope='module', params=['rows', 'dense', pytest.param('deltas', marks=pytest.mark.long)]
+  scope='module',
+  params=['rows', *(pytest.param(x, marks=pytest.mark.long) for x in ('dense', 'deltas'))],
 )
 def uninterrupted(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
