@@ -62,7 +62,12 @@ def append(
   with adding.opened(path, what, memory, progress, dry_run, False) as (draft, con, said):
     functions = _functions(draft, functions or {})
     schema = _to_read(draft, functions)
-    absent = _absent(draft, schema, paths) if on_absent == 'missing' else ()
+    absent = _absent(draft, schema, paths)
+    if absent and on_absent == 'error':
+      raise ValueError(
+        f'A file has no column {schema.feature(absent[0]).column!r}, which feature {absent[0]!r} '
+        'reads: put it there, or let it be missing (--on_absent=missing).'
+      )
     read = [f for f in schema.features if f.name not in absent]
     schema = dataclasses.replace(schema, features=tuple(read))
     plan = raw.make_plan(schema)

@@ -23,12 +23,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ctr_jax.data import columns, segments, storage
+from ctr_jax.data import columns, folders, segments, storage
 from ctr_jax.data import schema as schema_lib
 
 # Files that encoding and changes make; whatever else lies in the folder is somebody's own.
 _OURS = re.compile(
-  r'changes/.+|versions/.+\.tmp|manifest\.json\.tmp|vocabulary/[^/]+\.parquet'
+  r'changes/.+|(versions/)?\.[^/]+\.json\.partial|vocabulary/[^/]+\.parquet'
   r'|(train|valid|test)/[^/]+/(zarr\.json|c/\d+(/0)?)'
 )
 
@@ -76,8 +76,8 @@ class Draft:
     manifest['history'] = [*past, now]
     if self.folder.exists():
       _sync(self.folder)
-    _write(self.path / 'versions' / f'{number(old)}.json', self._former)
-    _write(self.path / columns.MANIFEST, json.dumps(manifest, indent=1).encode())
+    folders.replace(self.path / 'versions' / f'{number(old)}.json', self._former)
+    folders.replace(self.path / columns.MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 def number(manifest: dict[str, Any]) -> int:
@@ -138,7 +138,7 @@ def _undo(draft) -> bool:
     return False
   shutil.rmtree(draft.folder, ignore_errors=True)
   for path in (draft.path, draft.path / 'versions'):
-    for left in path.glob('*.json.tmp'):
+    for left in path.glob('.*.json.partial'):
       left.unlink(missing_ok=True)
   with contextlib.suppress(OSError):
     draft.folder.parent.rmdir()
@@ -163,34 +163,13 @@ def locked(path) -> Iterator[pathlib.Path]:
     yield path
 
 
-def _write(path, data):
-  """Writes a file that is there as a whole or not at all, and reaches the disk."""
-  written = path.with_name(f'{path.name}.tmp')
-  with written.open('wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(written, path)
-  _sync_folder(path.parent)
-
-
 def _sync(folder):
   """Makes all files of a folder, and the folders above it that are new, reach the disk."""
   for where, _, names in os.walk(folder):
-    for name in names:
-      with open(os.path.join(where, name), 'rb') as file:
-        os.fsync(file.fileno())
-    _sync_folder(where)
+    for name in (*names, '.'):
+      folders.sync(os.path.join(where, name))
   for above in (folder.parent, folder.parent.parent):
-    _sync_folder(above)
-
-
-def _sync_folder(path):
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
+    folders.sync(above)
 
 
 def named(path, kept: list[int]) -> dict[str, list]:
@@ -204,7 +183,7 @@ def named(path, kept: list[int]) -> dict[str, list]:
 def leftovers(path, kept: list[int]) -> dict[str, int]:
   """Files of the data set that none of these versions reads -> bytes."""
   path, needed, found = pathlib.Path(path), named(path, kept), {}
-  files = [path / f'{columns.MANIFEST}.tmp', path / 'versions' / f'{max(kept)}.json']
+  files = [path / f'.{columns.MANIFEST}.partial', path / 'versions' / f'{max(kept)}.json']
   for folder in ('changes', 'versions', 'vocabulary', *schema_lib.SPLITS):
     files += sorted((path / folder).rglob('*'))
   for number, file in enumerate(files):
@@ -274,7 +253,7 @@ def prune(path, keep: int = 1, dry_run: bool = False) -> Pruned:
     if not dry_run:
       for version in gone:
         (path / 'versions' / f'{version}.json').unlink()
-      _sync_folder(path / 'versions')
+      folders.sync(path / 'versions')
       for name in found:
         (path / name).unlink()
       _remove_empty(path)

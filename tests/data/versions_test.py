@@ -203,8 +203,8 @@ def test_leftovers_are_said_and_removed(few, path):
   add(few, path)
   for name in (
     'changes/3/train/x/c/0',
-    'manifest.json.tmp',
-    'versions/1.json.tmp',
+    '.manifest.json.partial',
+    'versions/.1.json.partial',
     'train/user/c/99',
   ):
     (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +212,13 @@ def test_leftovers_are_said_and_removed(few, path):
   (path / 'train' / 'notes.txt').write_text('mine')
   left = versions.verify(path, lambda *_: None)
   assert left == dict.fromkeys(
-    ('manifest.json.tmp', 'changes/3/train/x/c/0', 'versions/1.json.tmp', 'train/user/c/99'), 1
+    (
+      '.manifest.json.partial',
+      'changes/3/train/x/c/0',
+      'versions/.1.json.partial',
+      'train/user/c/99',
+    ),
+    1,
   )
   assert versions.prune(path, keep=2).files == left
   assert versions.verify(path, lambda *_: None) == {}
