@@ -148,7 +148,7 @@ class Run:
     restored = self._checkpoints.restore('last', self.program.like())
     if restored is None:
       state = self.program.create(self._seed)
-      return (self._start(state) if self._start else state), Position()
+      return (_committed(self._start(state)) if self._start else state), Position()
     state, position = restored[0], Position(**restored[1])
     if not position.done:
       journal.say(f'{self.name} resumes at epoch {position.epoch + 1}, step {position.step}')
@@ -315,3 +315,16 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   temporary = path.with_suffix('.tmp')
   temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
   temporary.replace(path)
+
+
+def _committed(state: state_lib.State) -> state_lib.State:
+  """The state with each array held to the device that it lies on.
+
+  Arrays of a checkpoint are, those that were made are not; where both go into the first step, what
+  comes out of it is held as a whole, and the second step would be compiled anew.
+  """
+
+  def hold(x):
+    return jax.device_put(x, x.sharding) if isinstance(x, jax.Array) and not x.committed else x
+
+  return jax.tree.map(hold, state)
