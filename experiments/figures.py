@@ -108,7 +108,7 @@ def _free(at, taken, box):
 
 def _heights(low, high, y, left, right):
   step = 10 ** math.floor(math.log10(high - low))
-  step = next(s for s in (step * f for f in (0.1, 0.2, 0.5, 1)) if (high - low) / s < 7)
+  step = next(s for s in (step * f for f in (0.1, 0.2, 0.5, 1, 2)) if (high - low) / s < 7)
   digits = max(0, -math.floor(math.log10(step)))
   for i in range(math.ceil(low / step), math.floor(high / step) + 1):
     yield _line(left, y(i * step), right, y(i * step), 'grid')

@@ -2,7 +2,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
 
   python -m experiments.massive_to_compact                        # synthetic clicks, nothing needed
   python -m experiments.massive_to_compact --data=frappe_x1 --seeds=3
-  python -m experiments.massive_to_compact --data=frappe_x1 --nocrosses    # hash, cut, round
+  python -m experiments.massive_to_compact --nocrosses            # no crosses to begin with
   python -m experiments.massive_to_compact --ablation             # and compact without each of them
   python -m experiments.massive_to_compact --export=model         # and the compact model, to serve
 
@@ -11,7 +11,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
   relational network   no ids of pairs: fields are related inside the net
   PCF-GNN              no click rates of pairs: scores of pre-trained node vectors
   node vectors in int8
-  selected features    what gates let go (--selector) is gone, and trained anew without
+  selected features    what gates let go is gone, and trained anew without
   multi-hash           core ids hashed
   adaptive dims        of what is then stored, the columns that AMTL keeps (experiments/adaptive.py)
   adaptive dims + int8 the same model, its tables rounded after training: compact
@@ -50,6 +50,7 @@ from experiments import (
   ladder_report,
   measure,
   page,
+  recipes,
   report,
   rungs,
   significance,
@@ -62,7 +63,7 @@ flags.adopt_module_key_flags(rungs)
 _ABLATION = flags.DEFINE_bool('ablation', False, 'Also train compact without each technique.')
 
 
-def train(rung: rungs.Rung, folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict, Any]:
+def train(rung: recipes.Rung, folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict, Any]:
   """Trains and measures a rung.
 
   Args:
@@ -101,19 +102,19 @@ def main() -> None:
     for rung in ladder.rungs:
       made, scores, trained = train(rung, folder)
       rows, logits = rows + made, logits | scores
-      compact = (made[-1]['name'], trained) if rung.links else compact
+      compact = trained if made[-1]['name'] == ladder.compact else compact
     labels = source.read('test', ['label'], 0, source.num_samples('test'))['label']
     rows = compared(rows, logits, 'massive', labels)
     rows.sort(key=lambda row: row['name'] in ladder.beside)  # Those beside the ladder come last.
-    name, trained = compact
-    more = {'beside': ladder.beside, 'compact': name, **common.best_possible(source)}
+    more = {'beside': ladder.beside, 'compact': ladder.compact, **common.best_possible(source)}
     if _ABLATION.value:
-      more['ablation'] = ablation(ladder, rows, logits, name, labels, folder)
+      more['ablation'] = ablation(ladder, rows, logits, ladder.compact, labels, folder)
     found = common.result('massive_to_compact', source, rows, **more)
-    common.save(folder, found, f'massive_to_compact_{common.data_name()}')
+    chosen = '_chosen' * bool(recipes.TECHNIQUES.present)
+    common.save(folder, found, f'massive_to_compact_{common.data_name()}{chosen}')
     write(found, folder)
     if exporting.EXPORT.value:
-      *what, vectors = trained
+      *what, vectors = compact
       exporting.run(*what, vectors())
 
 

@@ -32,6 +32,7 @@ _SWEEPS = (
   'tuning_',
   'incremental_',
   'refresh_pairs_',
+  'search_',
 )
 _DETAILS = '_details'
 _DOCUMENTS = ('README.md', 'experiments/RESULTS.md')

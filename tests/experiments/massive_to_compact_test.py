@@ -20,12 +20,15 @@ def run(*arguments):
 
 def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--seeds=2')
-  flags += ('--core_rows=100', '--net=fm', '--nocrosses', '--noadaptive')
+  flags += ('--core_rows=100', '--net=fm', '--nocrosses', '--techniques=multi_hash')
   done = run(*flags, f'--workdir={tmp_path}', f'--export={tmp_path / "model"}')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
-  massive, hashed, compact = found['rows']
-  assert [row['name'] for row in found['rows']] == ['massive', 'multi-hash', 'multi-hash + int8']
+  massive, hashed, compact, rounded = found['rows']
+  names = [row['name'] for row in found['rows']]
+  assert names == ['massive', 'multi-hash', 'multi-hash + int8', 'massive + int8']
+  assert found['beside'] == ['massive + int8']
+  assert massive['bytes'] > rounded['bytes'] > compact['bytes']
   assert massive['seeds'] == [0, 1]
   assert massive['bytes'] > hashed['bytes'] > compact['bytes']
   assert sum(compact['bytes_by_table'].values()) == compact['bytes']
@@ -53,7 +56,7 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   assert 'already done' in again.stderr
   assert json.loads((tmp_path / 'result.json').read_text())['rows'] == found['rows']
   # Other settings in the same folder: refused, in words, and nothing is overwritten.
-  other = run(*flags, '--ratio=8', f'--workdir={tmp_path}')
+  other = run(*flags, '--techniques=multi_hash:8', f'--workdir={tmp_path}')
   assert other.returncode == 1
   assert 'made with another chain' in other.stderr
   assert 'Traceback' not in other.stderr
@@ -64,7 +67,7 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
 def test_crosses_are_replaced_rung_by_rung(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--core_rows=100')
   flags += ('--net=dnn', '--pairs=1', '--vector_l2=10', '--gate_steps=4', '--price=1', '--ablation')
-  flags += ('--dims_price=1',)
+  flags += ('--techniques=relation,pcf_gnn,features,multi_hash,dims:1',)
   done = run(*flags, f'--workdir={tmp_path}')
   assert done.returncode == 0, done.stderr
   whole = json.loads((tmp_path / 'result.json').read_text())
@@ -98,6 +101,7 @@ def test_crosses_are_replaced_rung_by_rung(tmp_path):
   'flag, words',
   [
     ('--core_rows=100000000', 'lower --core_rows'),
+    pytest.param('--techniques=dims:wide', 'dims:wide', marks=pytest.mark.long),
     pytest.param('--data=nowhere', 'nowhere', marks=pytest.mark.long),
     pytest.param('--seeds=0', 'at least one seed', marks=pytest.mark.long),
     pytest.param('--net=transformer', 'Unknown net', marks=pytest.mark.long),

@@ -4,6 +4,7 @@ import html
 import html.parser
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -135,3 +136,11 @@ def test_labels_keep_apart_where_points_lie_together():
   assert len(places) == 6 and min(apart) > 10
   same = figures.staircase([figures.Point('a', 10, 0.5, 0.0, True)] * 2)  # No range at all.
   assert len(list(same.iter('circle'))) == 2
+
+
+@pytest.mark.parametrize('difference', [0.9, 0.08, 0.0095, 1e-5])
+def test_heights_are_marked_at_any_range(difference):
+  points = [figures.Point(name, 100.0, auc, 0.0, True) for name, auc in
+            (('a', 0.05), ('b', 0.05 + difference))]  # fmt: skip
+  drawn = ElementTree.tostring(figures.staircase(points), encoding='unicode')
+  assert 2 <= drawn.count('class="grid"') <= 30

@@ -1,0 +1,106 @@
+"""Techniques as words, which of them a search takes, and ladders that climb by some of them."""
+
+import pytest
+
+from ctr_jax.data import synthetic
+from experiments import recipes, rungs, search
+
+
+def test_words_are_put_in_order_and_filled_up():
+  found = recipes.parsed(['dims:0.01', 'relation', 'multi_hash', ''])
+  assert list(found.items()) == [
+    ('relation', 'attentive'),
+    ('multi_hash', '4'),
+    ('dims', '0.01'),
+  ]
+
+
+@pytest.mark.parametrize(
+  'word', ['dim', 'dims:wide', 'dims:-1', 'multi_hash:0.5', 'relation:all', 'pcf_gnn:2']
+)
+def test_words_that_mean_nothing_are_refused(word):
+  with pytest.raises(ValueError, match='--techniques'):
+    recipes.parsed([word])
+
+
+def row(auc, nbytes):
+  return {'valid_best': [auc], 'bytes': nbytes, 'net_parameters': 0}
+
+
+@pytest.mark.parametrize(
+  'auc, nbytes, current, taken',
+  [
+    (0.7999, 50, row(0.81, 60), True),  # Within 2e-4 of massive, and smaller.
+    (0.7997, 50, row(0.81, 60), False),  # Too much is lost.
+    (0.81, 70, row(0.7999, 60), False),  # Better, but the current one is good enough.
+    (0.7990, 70, row(0.7980, 60), True),  # The current one is not.
+    (0.7981, 70, row(0.7980, 60), False),  # Not worth its bytes.
+  ],
+)
+def test_a_search_takes_what_saves_and_what_mends(monkeypatch, auc, nbytes, current, taken):
+  monkeypatch.setattr(search, '_ALLOWED', type('Flag', (), {'value': 2e-4}))
+  monkeypatch.setattr(search, '_GAIN', type('Flag', (), {'value': 2e-4}))
+  assert search.taken(row(auc, nbytes), current, row(0.8, 1000)) == taken
+
+
+@pytest.fixture
+def ladder(monkeypatch):
+  source = synthetic.Synthetic(synthetic.small())
+
+  def make(*techniques, crosses=True):
+    monkeypatch.setattr(recipes.crossed, 'pairs', lambda source: [('user', 'item')])
+    flags = {
+      'TECHNIQUES': (list(techniques), True),
+      '_CROSSES': (crosses, True),
+      '_NET': ('dcn', False),
+      '_CORE_ROWS': (100, False),
+      '_WAYS': (2, False),
+      'BITS': (8, False),
+    }
+    for name, (value, present) in flags.items():
+      flag = type('Flag', (), {'value': value, 'present': present})
+      monkeypatch.setattr(recipes, name, flag)
+    monkeypatch.setattr(recipes.settings, 'of', lambda name: recipes.settings.Settings())
+    monkeypatch.setattr(recipes.common, 'data_name', lambda: 'synthetic_small')
+    monkeypatch.setattr(recipes.common, 'schedule', lambda epochs, batch_size: None)
+    return rungs.ladder(source)
+
+  return make
+
+
+def test_a_ladder_climbs_by_what_is_asked_for(ladder):
+  found = ladder('multi_hash', 'dims')
+  names = [rung.name for rung in found.rungs]
+  assert names == ['massive', 'without crosses', 'multi-hash', 'adaptive dims']
+  assert found.compact == 'adaptive dims + int8'
+  assert found.beside == ['multi-hash + int8']
+  assert found.free == {'int8': 'adaptive dims', 'adaptive dims': 'multi-hash + int8'}
+  assert [rung.without for rung in found.ablation] == ['multi-hash']
+
+
+def test_what_compact_needs_of_crosses_is_a_rung_and_can_be_left_out(ladder):
+  found = ladder('relation:pairwise', 'pcf_gnn', 'features')
+  names = [rung.name for rung in found.rungs]
+  assert names == [
+    'massive',
+    'relational network',
+    'PCF-GNN',
+    'node vectors in int8',
+    'selected features',
+    'without crosses',
+  ]
+  assert found.beside == ['node vectors in int8 + int8', 'without crosses']
+  assert [rung.without for rung in found.ablation] == ['relational network', 'PCF-GNN']
+  assert ladder('relation').rungs[1].name == 'relational network'
+
+
+def test_nothing_but_rounding_is_a_ladder_too(ladder):
+  found = ladder()
+  assert [rung.name for rung in found.rungs] == ['massive', 'without crosses']
+  assert found.compact == 'without crosses + int8'
+  assert found.free == {'int8': 'without crosses'}
+
+
+def test_without_crosses_nothing_can_replace_them(ladder):
+  with pytest.raises(ValueError, match='leave it out'):
+    ladder('relation', crosses=False)
