@@ -26,7 +26,7 @@ _CROSSES = flags.DEFINE_bool('crosses', True, 'Begin with crosses and statistics
 BITS = flags.DEFINE_integer('bits', 8, 'Bits of a stored value on the last rung: 8, 4 or 2.')
 
 STRENGTHS = {
-  'relation': 'attentive',
+  'relation': 'pairwise',
   'pcf_gnn': '',
   'features': 'droprank',
   'multi_hash': '4',
@@ -36,7 +36,7 @@ STRENGTHS = {
 TECHNIQUES = flags.DEFINE_list(
   'techniques',
   list(STRENGTHS),
-  'What compact is made with. relation[:attentive or pairwise] relates fields in the net; pcf_gnn '
+  'What compact is made with. relation[:pairwise or attentive] relates fields in the net; pcf_gnn '
   'scores pairs by node vectors; features[:droprank or fscd] keeps those that gates choose (see '
   '--price); multi_hash[:how many times fewer rows]; dims[:price of a table of full width, in nats '
   'per sample] cuts dimensions.',

@@ -39,6 +39,8 @@ _TRY = flags.DEFINE_list(
 _ALLOWED = flags.DEFINE_float('allowed', 2e-4, 'Valid AUC that may be lost against massive.')
 _GAIN = flags.DEFINE_float('gain', 2e-4, 'Valid AUC that more bytes must gain.')
 _WRITE = flags.DEFINE_string('write', None, 'File to write the flags of the chosen ladder to.')
+# Of this run alone; whatever else was given is the ladder's as well.
+_OWN = {'try', 'allowed', 'gain', 'write', 'workdir', 'seeds', 'first_seed', 'save_result'}
 
 
 def train(rung: recipes.Rung, folder: pathlib.Path) -> dict[str, Any]:
@@ -69,9 +71,24 @@ def taken(row: dict[str, Any], current: dict[str, Any], massive: dict[str, Any])
   return auc(current) < bar and auc(row) >= auc(current) + _GAIN.value
 
 
+def applicable(words: list[str], source) -> list[str]:
+  """The words that name something that can be done to this source; says which do not."""
+  found = []
+  for word in words:
+    techniques = recipes.parsed([word])
+    try:
+      if 'multi_hash' in techniques:
+        recipes.hashed(source, float(techniques['multi_hash']))
+    except ValueError as error:
+      print(f'{word} is left out: {error}')
+      continue
+    found += [word] if techniques else []
+  return found
+
+
 def main() -> None:
   source = common.source()
-  words = [word for word in _TRY.value if recipes.parsed([word])]
+  words = applicable(_TRY.value, source)
   with common.workdir('search') as folder:
     base = recipes.Base(source)
 
@@ -100,8 +117,14 @@ def main() -> None:
     (folder / 'report.md').write_text(text)
     print(f'\n{text}\nThe report and result.json are in {folder}')
     if _WRITE.value:
-      lines = [f'--data={common.DATA.value}', f'--techniques={_words(chosen)}']
+      lines = [*_given(), f'--techniques={_words(chosen)}']
       pathlib.Path(_WRITE.value).write_text('\n'.join(lines) + '\n')
+
+
+def _given():
+  """The flags of this run that the ladder has too, as lines of a flag file."""
+  given = (flags.FLAGS[name] for name in flags.FLAGS)
+  return [flag.serialize() for flag in given if flag.present and flag.name not in _OWN]
 
 
 def _words(techniques):

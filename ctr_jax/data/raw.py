@@ -42,7 +42,9 @@ def make_plan(schema: schema_lib.Schema) -> Plan:
   clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
   checks = [Check(schema.label, 'label is not 0 or 1')] if schema.label else []
   if schema.split.by == 'time':
-    checks.append(Check(schema.split.column, 'no time'))
+    # Of text only nothing at all is no time.
+    dates = ' in numbers (dates as text, as 2026-01-31 10:00, want type = "text" under [split])'
+    checks.append(Check(schema.split.column, 'no time' + dates * (schema.split.type == 'number')))
   for column in numbers:
     reason = 'not a time YYMMDDHH' if column in clocks else 'not a number'
     checks.append(Check(column, reason))

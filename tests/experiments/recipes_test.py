@@ -2,6 +2,7 @@
 
 import pytest
 
+from ctr_jax import models
 from ctr_jax.data import synthetic
 from experiments import recipes, rungs, search
 
@@ -9,7 +10,7 @@ from experiments import recipes, rungs, search
 def test_words_are_put_in_order_and_filled_up():
   found = recipes.parsed(['dims:0.01', 'relation', 'multi_hash', ''])
   assert list(found.items()) == [
-    ('relation', 'attentive'),
+    ('relation', 'pairwise'),
     ('multi_hash', '4'),
     ('dims', '0.01'),
   ]
@@ -104,3 +105,12 @@ def test_nothing_but_rounding_is_a_ladder_too(ladder):
 def test_without_crosses_nothing_can_replace_them(ladder):
   with pytest.raises(ValueError, match='leave it out'):
     ladder('relation', crosses=False)
+
+
+def test_the_default_strength_of_the_relational_network_is_the_nets_own(ladder):
+  trials = [
+    ladder(*words).rungs[1].trial(None, None) for words in (['relation'], ['relation:attentive'])
+  ]
+  assert trials[0].net_options.get('mode') is None
+  assert models.NETS['relation_dcn']().interaction.mode == recipes.STRENGTHS['relation']
+  assert trials[1].net_options['mode'] == 'attentive'
