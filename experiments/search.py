@@ -36,7 +36,7 @@ _TRY = flags.DEFINE_list(
    'dims:0.03'],
   'What to try, in this order; words as of --techniques.',
 )  # fmt: skip
-_ALLOWED = flags.DEFINE_float('allowed', 2e-4, 'Valid AUC that may be lost against massive.')
+_ALLOWED = flags.DEFINE_float('allowed', 5e-4, 'Valid AUC that may be lost against massive.')
 _GAIN = flags.DEFINE_float('gain', 2e-4, 'Valid AUC that more bytes must gain.')
 _WRITE = flags.DEFINE_string('write', None, 'File to write the flags of the chosen ladder to.')
 # Of this run alone; whatever else was given is the ladder's as well.

@@ -18,12 +18,22 @@ import os
 import signal
 import socket
 
-import uvicorn
 from absl import app as absl_app
 from absl import flags
 
-from ctr_jax.serve import app, worker
 from ctr_jax.serve.limits import Limits
+
+try:
+  import uvicorn
+
+  from ctr_jax.serve import app, worker
+except ModuleNotFoundError as missing:
+  if __name__ != '__main__' or not missing.name or missing.name.startswith('ctr_jax'):
+    raise
+  raise SystemExit(
+    f"error: A server needs the package {missing.name}: pip install 'ctr_jax[serve]' (in a clone: "
+    ".venv/bin/python -m pip install -e '.[serve]')."
+  ) from None
 
 _DEFAULT = Limits()
 _ARTIFACT = flags.DEFINE_string('artifact', None, 'Folder of the exported model.', required=True)

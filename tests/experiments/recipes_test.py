@@ -31,7 +31,7 @@ def row(auc, nbytes):
 @pytest.mark.parametrize(
   'auc, nbytes, current, taken',
   [
-    (0.7999, 50, row(0.81, 60), True),  # Within 2e-4 of massive, and smaller.
+    (0.7999, 50, row(0.81, 60), True),  # Within what is allowed of massive, and smaller.
     (0.7997, 50, row(0.81, 60), False),  # Too much is lost.
     (0.81, 70, row(0.7999, 60), False),  # Better, but the current one is good enough.
     (0.7990, 70, row(0.7980, 60), True),  # The current one is not.
