@@ -113,8 +113,8 @@ WIDE, _COPIES = '_wide', 5
 # Some choose rows and change none (`only`): what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form', 'export', 'checkpoint_steps', 'deltas', 'ablation',
-  'adaptive',
+  'only', 'seeds_at_once', 'seeds_form', 'export', 'export_massive',
+  'checkpoint_steps', 'deltas', 'ablation',
 }  # fmt: skip
 
 

@@ -15,15 +15,15 @@ EXPORT = flags.DEFINE_string(
 )
 
 
-def check() -> None:
+def check(flag: flags.FlagHolder = EXPORT) -> None:
   """Before anything is trained: the folder must not be there.
 
   Raises:
     FileExistsError: it is.
   """
-  if EXPORT.value and pathlib.Path(EXPORT.value).exists():
+  if flag.value and pathlib.Path(flag.value).exists():
     raise FileExistsError(
-      f'--export={EXPORT.value} is there already: remove it, or name another folder.'
+      f'--{flag.name}={flag.value} is there already: remove it, or name another folder.'
     )
 
 
@@ -33,8 +33,9 @@ def run(
   workdir: pathlib.Path,
   links=(),
   vectors: pairs_export.Vectors | None = None,
+  flag: flags.FlagHolder = EXPORT,
 ) -> None:
-  """Exports what was trained (or its last link), if --export asks for it.
+  """Exports what was trained (or its last link), if a flag asks for it.
 
   Args:
     trial: that was trained in `workdir`.
@@ -42,13 +43,14 @@ def run(
     workdir: the folder of all trials.
     links: see `trials.run`; the last one is exported.
     vectors: see `export.write`.
+    flag: names the folder.
   """
-  if not EXPORT.value:
+  if not flag.value:
     return
   link = links[-1][1] if links else None
   found = trials.outcome(trial, source, workdir, common.seeds()[0], link)
   folder = export.write(
-    EXPORT.value, found.model, found.rules, found.stored, found.net, source, vectors
+    flag.value, found.model, found.rules, found.stored, found.net, source, vectors
   )
   name = links[-1][0] if links else trial.name
   nbytes = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())

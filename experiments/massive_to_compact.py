@@ -5,6 +5,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
   python -m experiments.massive_to_compact --nocrosses            # no crosses to begin with
   python -m experiments.massive_to_compact --ablation             # and compact without each of them
   python -m experiments.massive_to_compact --export=model         # and the compact model, to serve
+  python -m experiments.bench.serve --artifacts=massive=large,compact=model   # of --export_massive
 
   massive              full tables, an id for each pair of values of some pairs of features, and the
                        past click rate of each pair, looked up
@@ -60,6 +61,9 @@ from experiments import (
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(exporting)
 flags.adopt_module_key_flags(rungs)
+_MASSIVE = flags.DEFINE_string(
+  'export_massive', None, 'Folder to export the massive model of the first seed to, likewise.'
+)
 _ABLATION = flags.DEFINE_bool('ablation', False, 'Also train compact without each technique.')
 
 
@@ -96,13 +100,14 @@ def compared(rows, logits, base: str, labels) -> list[dict[str, Any]]:
 
 def main() -> None:
   exporting.check()
+  exporting.check(_MASSIVE)
   source = common.source()
   with common.workdir('massive_to_compact') as folder:
-    ladder, rows, logits, compact = rungs.ladder(source), [], {}, None
+    ladder, rows, logits, ends = rungs.ladder(source), [], {}, {}
     for rung in ladder.rungs:
       made, scores, trained = train(rung, folder)
       rows, logits = rows + made, logits | scores
-      compact = trained if made[-1]['name'] == ladder.compact else compact
+      ends |= {row['name']: trained for row in made}
     labels = source.read('test', ['label'], 0, source.num_samples('test'))['label']
     rows = compared(rows, logits, 'massive', labels)
     rows.sort(key=lambda row: row['name'] in ladder.beside)  # Those beside the ladder come last.
@@ -113,9 +118,10 @@ def main() -> None:
     chosen = '_chosen' * bool(recipes.TECHNIQUES.present)
     common.save(folder, found, f'massive_to_compact_{common.data_name()}{chosen}')
     write(found, folder)
-    if exporting.EXPORT.value:
-      *what, vectors = compact
-      exporting.run(*what, vectors())
+    for name, flag in ((ladder.compact, exporting.EXPORT), ('massive', _MASSIVE)):
+      if flag.value:
+        *what, links, vectors = ends[name]
+        exporting.run(*what, links if name == ladder.compact else (), vectors(), flag)
 
 
 def ablation(ladder, rows, logits, compact, labels, folder) -> list[dict[str, Any]]:

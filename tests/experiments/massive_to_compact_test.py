@@ -21,7 +21,8 @@ def run(*arguments):
 def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   flags = ('--data=synthetic_small', '--epochs=1', '--batch_size=256', '--seeds=2')
   flags += ('--core_rows=100', '--net=fm', '--nocrosses', '--techniques=multi_hash')
-  done = run(*flags, f'--workdir={tmp_path}', f'--export={tmp_path / "model"}')
+  exports = (f'--export={tmp_path / "model"}', f'--export_massive={tmp_path / "large"}')
+  done = run(*flags, f'--workdir={tmp_path}', *exports)
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'result.json').read_text())
   massive, hashed, compact, rounded = found['rows']
@@ -51,6 +52,7 @@ def test_the_report_has_every_rung_and_a_second_call_trains_nothing(tmp_path):
   served = serve.open(tmp_path / 'model')
   assert served.manifest['bytes']['tables'] == compact['bytes']
   assert served.predict({name: [1, None] for name in served.columns}).shape == (2,)
+  assert serve.open(tmp_path / 'large').manifest['bytes']['tables'] == massive['bytes']
   again = run(*flags, f'--workdir={tmp_path}')
   assert again.returncode == 0, again.stderr
   assert 'already done' in again.stderr
