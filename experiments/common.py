@@ -114,7 +114,7 @@ WIDE, _COPIES = '_wide', 5
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
   'only', 'seeds_at_once', 'seeds_form', 'export', 'export_massive',
-  'checkpoint_steps', 'deltas', 'ablation',
+  'checkpoint_steps', 'deltas', 'ablation', 'try', 'allowed', 'gain', 'write',
 }  # fmt: skip
 
 
@@ -272,11 +272,11 @@ def environment() -> dict[str, Any]:
 
 
 def command(experiment: str) -> str:
-  """The command that made a result, without folders of one machine."""
-  hidden = tuple(
-    f'--{name}' for name in ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export')
-  )
-  arguments = [a for a in sys.argv[1:] if not a.startswith((*hidden, '--nosave', '--nodebug'))]
+  """The command that made a result, folders of one machine left out, flag files spelt out."""
+  hidden = ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export', 'write')
+  hidden = (*(f'--{name}' for name in hidden), '--nosave', '--nodebug')
+  given = flags.FLAGS.read_flags_from_files(sys.argv[1:])
+  arguments = [argument for argument in given if not argument.startswith(hidden)]
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 
 import pytest
 from absl import flags
@@ -73,3 +74,10 @@ def test_hidden_takes_the_place_of_the_deep_part_of_the_data_set():
   with flagsaver.flagsaver(hidden=['400', '400']):
     assert settings.of('frappe_x1_wide').net_options('dcn')['hidden'] == (400, 400)
     assert 'hidden' not in settings.of('frappe_x1').net_options('fm')
+
+
+def test_the_command_of_a_result_has_what_made_it_and_no_folder(tmp_path, monkeypatch):
+  (tmp_path / 'mine.cfg').write_text('--techniques=dims:0.01\n')
+  given = [f'--flagfile={tmp_path}/mine.cfg', '--seeds=3', f'--export={tmp_path}', '--save_result']
+  monkeypatch.setattr(sys, 'argv', ['search', *given])
+  assert common.command('search') == 'python -m experiments.search --techniques=dims:0.01 --seeds=3'
