@@ -114,7 +114,7 @@ WIDE, _COPIES = '_wide', 5
 _NOT_PART_OF_A_RUN = {
   'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
   'only', 'seeds_at_once', 'seeds_form', 'export', 'export_massive',
-  'checkpoint_steps', 'deltas', 'ablation', 'try', 'allowed', 'gain', 'write',
+  'checkpoint_steps', 'deltas', 'ablation', 'try', 'allowed', 'gain', 'saved', 'write',
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ the ladder (experiments/massive_to_compact.py) is told which techniques to climb
 The pass begins with full tables without crosses, rounded to int8, and tries the words of --try in
 order, each in the place of the same technique or in addition to those taken so far. It is taken if
 
-  valid AUC is within --allowed of massive's and a service holds fewer bytes, or
+  valid AUC is within --allowed of massive's and a service holds fewer bytes, by --saved or more, or
   what was taken so far falls short of that, and this gains at least --gain.
 
 Each model is trained in all of its stages. Bytes are tables, lookups and the net. The test split is
@@ -38,9 +38,12 @@ _TRY = flags.DEFINE_list(
 )  # fmt: skip
 _ALLOWED = flags.DEFINE_float('allowed', 5e-4, 'Valid AUC that may be lost against massive.')
 _GAIN = flags.DEFINE_float('gain', 2e-4, 'Valid AUC that more bytes must gain.')
+_SAVED = flags.DEFINE_float(
+  'saved', 0.05, 'Share of the bytes that has to be saved: no technique is free in time.'
+)
 _WRITE = flags.DEFINE_string('write', None, 'File to write the flags of the chosen ladder to.')
 # Of this run alone; whatever else was given is the ladder's as well.
-_OWN = {'try', 'allowed', 'gain', 'write', 'workdir', 'seeds', 'first_seed', 'save_result'}
+_OWN = {'try', 'allowed', 'gain', 'saved', 'write', 'workdir', 'seeds', 'first_seed', 'save_result'}
 
 
 def train(rung: recipes.Rung, folder: pathlib.Path) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def auc(row: dict[str, Any]) -> float:
 def taken(row: dict[str, Any], current: dict[str, Any], massive: dict[str, Any]) -> bool:
   """Whether a model is taken in the place of the current one; see above."""
   bar = auc(massive) - _ALLOWED.value
-  if auc(row) >= bar and ladder_report.serving(row) < ladder_report.serving(current):
+  few = (1 - _SAVED.value) * ladder_report.serving(current)
+  if auc(row) >= bar and ladder_report.serving(row) <= few:
     return True
   return auc(current) < bar and auc(row) >= auc(current) + _GAIN.value
 

@@ -32,6 +32,7 @@ def row(auc, nbytes):
   'auc, nbytes, current, taken',
   [
     (0.7999, 50, row(0.81, 60), True),  # Within what is allowed of massive, and smaller.
+    (0.81, 58, row(0.81, 60), False),  # Too little is saved.
     (0.7997, 50, row(0.81, 60), False),  # Too much is lost.
     (0.81, 70, row(0.7999, 60), False),  # Better, but the current one is good enough.
     (0.7990, 70, row(0.7980, 60), True),  # The current one is not.
@@ -39,8 +40,8 @@ def row(auc, nbytes):
   ],
 )
 def test_a_search_takes_what_saves_and_what_mends(monkeypatch, auc, nbytes, current, taken):
-  monkeypatch.setattr(search, '_ALLOWED', type('Flag', (), {'value': 2e-4}))
-  monkeypatch.setattr(search, '_GAIN', type('Flag', (), {'value': 2e-4}))
+  for name, value in {'_ALLOWED': 2e-4, '_GAIN': 2e-4, '_SAVED': 0.05}.items():
+    monkeypatch.setattr(search, name, type('Flag', (), {'value': value}))
   assert search.taken(row(auc, nbytes), current, row(0.8, 1000)) == taken
 
 
