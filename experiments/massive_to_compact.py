@@ -3,6 +3,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
   python -m experiments.massive_to_compact                        # synthetic clicks, nothing needed
   python -m experiments.massive_to_compact --data=frappe_x1 --seeds=3
   python -m experiments.massive_to_compact --nocrosses            # no crosses to begin with
+  python -m experiments.massive_to_compact --data=ml1m_partial --techniques=multi_hash:8
   python -m experiments.massive_to_compact --ablation             # and compact without each of them
   python -m experiments.massive_to_compact --export=model         # and the compact model, to serve
   python -m experiments.bench.serve --artifacts=massive=large,compact=model   # of --export_massive
@@ -25,6 +26,9 @@ and beside the ladder
 The ids of pairs go first, before their statistics: they are what costs. In the other order the
 rung of PCF-GNN would train their tables once more, and that of int8 vectors too; both orders end in
 the same model.
+
+--techniques says by which of them to climb, and how strongly; what suits a set is found by
+experiments/search.py. Without those that replace crosses, crosses go and nothing comes instead.
 
 Each rung is trained and measured: quality on test with its spread over seeds, and whether it
 differs from massive (experiments/significance.py); parameters, and bytes in training, in serving,
