@@ -12,16 +12,14 @@ from absl import flags
 from ctr_jax import compress
 from ctr_jax.data import columns
 from ctr_jax.serve import pairs_export
-from experiments import adaptive, common, crossed, pcf, selection, settings, trials
+from experiments import adaptive, common, crossed, pcf, selection, settings, sweeps, trials
 
 flags.adopt_module_key_flags(crossed)  # So that --help shows them.
 flags.adopt_module_key_flags(pcf)
 flags.adopt_module_key_flags(selection)
-_NET = flags.DEFINE_string('net', 'dcn', 'dnn, deepfm, dcn or dcnv2; without crosses any net.')
+flags.declare_key_flag('net')
+flags.declare_key_flag('core_rows')
 _WAYS = flags.DEFINE_integer('ways', 2, 'Hashes of each core id.')
-_CORE_ROWS = flags.DEFINE_integer(
-  'core_rows', 1000, 'Tables of at least so many rows hold core ids and are hashed.'
-)
 _CROSSES = flags.DEFINE_bool('crosses', True, 'Begin with crosses and statistics of pairs.')
 BITS = flags.DEFINE_integer('bits', 8, 'Bits of a stored value on the last rung: 8, 4 or 2.')
 
@@ -198,17 +196,11 @@ class Recipe:
 
 def hashed(source: columns.Source, ratio: float) -> compress.Rules:
   """Rules that store each core table in `ratio` times fewer rows, by multi-hash."""
-  rules = []
-  for table, rows in source.rows.items():
-    if rows >= _CORE_ROWS.value:
-      buckets = max(1, int(rows / ratio / _WAYS.value))
-      rules.append((table.replace('.', r'\.'), compress.multi_hash(buckets, _WAYS.value)))
-  if not rules:
-    raise ValueError(
-      f'No table has {_CORE_ROWS.value} rows (the largest has {max(source.rows.values())}): '
-      'lower --core_rows.'
-    )
-  return (*rules, *PLAIN)
+
+  def technique(table):
+    return compress.multi_hash(max(1, int(source.rows[table] / ratio / _WAYS.value)), _WAYS.value)
+
+  return sweeps.on(sweeps.large(source), technique)
 
 
 class Base:
@@ -220,8 +212,8 @@ class Base:
     self.crosses = _CROSSES.value
     self.pairs = crossed.pairs(source) if self.crosses else []
     self.shared = {
-      'net': _NET.value,
-      'net_options': chosen.net_options(_NET.value),
+      'net': sweeps.NET.value,
+      'net_options': chosen.net_options(sweeps.NET.value),
       'dim': chosen.dim,
       'optimizer': chosen.optimizer,
       'schedule': common.schedule(chosen.epochs, chosen.batch_size),
@@ -234,7 +226,7 @@ class Base:
     mode = techniques['relation']
     mode = {} if mode == STRENGTHS['relation'] else {'mode': mode}
     return self.shared | {
-      'net': 'relation' if _NET.value == 'dnn' else f'relation_{_NET.value}',
+      'net': 'relation' if sweeps.NET.value == 'dnn' else f'relation_{sweeps.NET.value}',
       'net_options': self.shared['net_options'] | mode,
     }
 

@@ -54,14 +54,14 @@ def ladder(monkeypatch):
     flags = {
       'TECHNIQUES': (list(techniques), True),
       '_CROSSES': (crosses, True),
-      '_NET': ('dcn', False),
-      '_CORE_ROWS': (100, False),
       '_WAYS': (2, False),
       'BITS': (8, False),
     }
     for name, (value, present) in flags.items():
       flag = type('Flag', (), {'value': value, 'present': present})
       monkeypatch.setattr(recipes, name, flag)
+    monkeypatch.setattr(recipes.sweeps, 'NET', type('Flag', (), {'value': 'dcn'}))
+    monkeypatch.setattr(recipes.sweeps, 'CORE_ROWS', type('Flag', (), {'value': 100}))
     monkeypatch.setattr(recipes.settings, 'of', lambda name: recipes.settings.Settings())
     monkeypatch.setattr(recipes.common, 'data_name', lambda: 'synthetic_small')
     monkeypatch.setattr(recipes.common, 'schedule', lambda epochs, batch_size: None)
