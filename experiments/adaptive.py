@@ -29,6 +29,8 @@ from ctr_jax.data import columns
 from ctr_jax.tables import gather, leaf
 from experiments import trials
 
+# Arrays of a table at most: each is read on its own, and a search leaves dozens of ranges.
+_PARTS = 3
 
 def searching(source: columns.Source, first: compress.Rules, price: float) -> compress.Rules:
   """Rules of the search: what `first` stores of each table, with a learned cut of every row.
@@ -70,7 +72,7 @@ def _kept(first, technique) -> Callable[[trials.Outcome], compress.Rules]:
 def _packed(parts):
   """The link for tables of one shape (the ways of a hash): each row as wide as the widest needs."""
   used = sum(np.abs(x) for x in parts)
-  link = compress.packed(used, len(used))
+  link = compress.packed(used, len(used), most=_PARTS)
   starts, kept = link.arguments['starts'], link.arguments['parts']
   if len(starts) > 1:
     return link

@@ -123,7 +123,7 @@ def _leaves(levels_, cuts):
   }  # fmt: skip
 
 
-def packed(vectors: jax.Array, rows: int, smallest: int = 1) -> Technique:
+def packed(vectors: jax.Array, rows: int, smallest: int = 1, most: int | None = None) -> Technique:
   """The technique that stores what a trained `adaptive_dims` keeps, and nothing else.
 
   ≡ partition(starts, keep_dims(k) for each run of levels with the same cut k): no index is stored,
@@ -133,6 +133,8 @@ def packed(vectors: jax.Array, rows: int, smallest: int = 1) -> Technique:
     vectors: decoded vectors of all ids [rows, cols], columns beyond a row's cut being zero.
     rows: of the table.
     smallest: the fewest columns of a part.
+    most: parts at most; each is an array that has to be read. None: as many as there are runs. Runs
+      are joined where it costs the fewest values, which are zeros.
   """
   starts = levels(rows)
   used = np.asarray(vectors) != 0
@@ -140,4 +142,27 @@ def packed(vectors: jax.Array, rows: int, smallest: int = 1) -> Technique:
   widths = np.where(used.any(axis=1), last, 0)
   found = [max(smallest, int(part.max())) for part in np.split(widths, starts[1:])]
   first = [i for i in range(len(found)) if i == 0 or found[i] != found[i - 1]]
-  return partition(tuple(int(starts[i]) for i in first), tuple(keep_dims(found[i]) for i in first))
+  starts, found = [int(starts[i]) for i in first], [found[i] for i in first]
+  if most is not None:
+    first = _joined(np.diff([*starts, rows]), found, most)
+    ends = [*first[1:], len(found)]
+    starts = [starts[i] for i in first]
+    found = [max(found[i:j]) for i, j in zip(first, ends, strict=True)]
+  return partition(tuple(starts), tuple(keep_dims(x) for x in found))
+
+
+def _joined(rows, widths, most: int) -> list[int]:
+  """First run of each part, of at most `most` parts that take the fewest values in all."""
+  # best[j]: (values, firsts) of the runs before j in as many parts as were allowed so far.
+  best: list[tuple[int, list[int]]] = [(0, [])] + [(2**62, [])] * len(widths)
+  for _ in range(most):
+    best = [
+      min(
+        [best[j]]
+        + [
+          (best[i][0] + int(sum(rows[i:j])) * max(widths[i:j]), [*best[i][1], i]) for i in range(j)
+        ]
+      )
+      for j in range(len(widths) + 1)
+    ]
+  return best[-1][1]

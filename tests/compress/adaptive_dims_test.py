@@ -1,5 +1,7 @@
 """Levels of popularity, masks by the paper's formula, the price, and packing without loss."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +134,28 @@ def test_bad_settings(arguments):
     compress.adaptive_dims(**arguments)
   with pytest.raises(ValueError, match='at least 7 of 6 columns'):
     compress.adaptive_dims(smallest=7)(FULL)
+
+
+@pytest.mark.parametrize('most', [1, 2, 3])
+def test_parts_are_joined_where_it_costs_the_fewest_values(most):
+  rng = np.random.default_rng(most)
+  spans = np.diff([*levels(ROWS), ROWS])
+  of_row = np.repeat(rng.integers(1, COLS + 1, len(spans)), spans)
+  vectors = np.where(np.arange(COLS) < of_row[:, None], TABLE, 0)
+  runs = compress.packed(vectors, ROWS).arguments
+  small = compress.packed(vectors, ROWS, most=most)
+  np.testing.assert_array_equal(read(small(FULL), small(FULL).encode(vectors)), vectors)
+  ends = [*runs['starts'][1:], ROWS]
+  rows = [end - start for start, end in zip(runs['starts'], ends, strict=True)]
+  widths = [part.arguments['dims'] for part in runs['parts']]
+
+  def values(cuts):
+    spans = zip((0, *cuts), (*cuts, len(rows)), strict=True)
+    return sum(sum(rows[i:j]) * max(widths[i:j]) for i, j in spans)
+
+  assert len(rows) > 9
+  places = itertools.combinations(range(1, len(rows)), most - 1)
+  stored = leaf.flatten(small(FULL).plan)
+  kept = sum(x.nbytes for path, x in stored.items() if 'which' not in path) // 4
+  assert kept == min(values(cuts) for cuts in places)
+  assert len(small.arguments['parts']) <= most
