@@ -29,8 +29,10 @@ from ctr_jax.data import columns
 from ctr_jax.tables import gather, leaf
 from experiments import trials
 
-# Arrays of a table at most: each is read on its own, and a search leaves dozens of ranges.
-_PARTS = 3
+# Arrays of a table at most: each is read on its own, and a search leaves dozens of ranges. One more
+# has to save such a share of the values of all tables.
+_PARTS, _SHARE = 3, 0.01
+
 
 def searching(source: columns.Source, first: compress.Rules, price: float) -> compress.Rules:
   """Rules of the search: what `first` stores of each table, with a learned cut of every row.
@@ -60,24 +62,36 @@ def packed(name: str, search: trials.Trial, first: compress.Rules, price: float)
 def _kept(first, technique) -> Callable[[trials.Outcome], compress.Rules]:
   def packed_dims(outcome):
     drops = [(pattern, x) for pattern, x in outcome.rules if x.name == 'drop']
-    rules = []
+    rules, used = [], {}
     for table, parts in _decoded(outcome, first, technique).items():
-      link = _packed(jax.tree.leaves(parts))
+      # Tables of one shape (the ways of a hash): each row as wide as the widest needs.
+      used[table] = sum(np.abs(x) for x in jax.tree.leaves(parts))
+    least = _SHARE * sum(_values(compress.packed(x, len(x)), len(x)) for x in used.values())
+    for table, vectors in used.items():
+      link = _packed(vectors, least)
       rules.append((re.escape(table), compress.chain(compress.match(table, first), link)))
     return (*drops, *rules, ('.*', compress.identity()))
 
   return packed_dims
 
 
-def _packed(parts):
-  """The link for tables of one shape (the ways of a hash): each row as wide as the widest needs."""
-  used = sum(np.abs(x) for x in parts)
-  link = compress.packed(used, len(used), most=_PARTS)
+def _packed(used, least):
+  """The link for a table, in as few arrays as cost at most `least` values beyond the fewest."""
+  links = [compress.packed(used, len(used), most=most) for most in range(1, _PARTS + 1)]
+  fewest = _values(links[-1], len(used))
+  link = next(link for link in links if _values(link, len(used)) <= fewest + least)
   starts, kept = link.arguments['starts'], link.arguments['parts']
   if len(starts) > 1:
     return link
   # One part is that part: no index is stored, and nothing has to be looked up.
   return compress.identity() if kept[0].arguments['dims'] == used.shape[1] else kept[0]
+
+
+def _values(link, rows):
+  """How many a partition stores."""
+  starts, parts = link.arguments['starts'], link.arguments['parts']
+  sizes = np.diff([*starts, rows])
+  return sum(int(n) * part.arguments['dims'] for n, part in zip(sizes, parts, strict=True))
 
 
 def _cut(first, technique):

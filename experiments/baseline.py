@@ -20,7 +20,6 @@ _NET = flags.DEFINE_enum('net', 'dcn', sorted(models.NETS), 'The net.')
 _MODE = flags.DEFINE_enum(
   'mode', None, ['rows', 'dense'], 'rows: touched rows move; dense: Adam over whole tables.'
 )
-_DIM = flags.DEFINE_integer('dim', None, 'Embedding dimension. Default: by data set.')
 _L2 = flags.DEFINE_float('l2', None, 'L2 on tables. Default: by data set and mode.')
 _STACKED = flags.DEFINE_bool('stacked', False, 'Store tables of equal width as one array.')
 
@@ -36,7 +35,7 @@ def trial() -> trials.Trial:
     f'{_NET.value}',
     net=_NET.value,
     net_options=chosen.net_options(_NET.value),
-    dim=_DIM.value or chosen.dim,
+    dim=chosen.dim,
     optimizer=optimizer,
     schedule=common.schedule(chosen.epochs, chosen.batch_size),
     stacked=_STACKED.value,

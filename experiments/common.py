@@ -88,6 +88,7 @@ DELTAS = flags.DEFINE_integer(
 HIDDEN = flags.DEFINE_list(
   'hidden', None, 'Units of the deep part, as 400,400,400. Default: by data set.'
 )
+DIM = flags.DEFINE_integer('embedding_dim', None, 'Embedding dimension. Default: by data set.', 1)
 SAVE = flags.DEFINE_bool(
   'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
 )

@@ -69,9 +69,11 @@ _BY_NAME = {
 def of(data: str) -> Settings:
   """The settings of a data set, widened or not; a general choice for one that is not known.
 
-  With --hidden, its deep part is that.
+  With --hidden, its deep part is that; with --embedding_dim, its embeddings are so wide.
   """
   found = _BY_NAME.get(data.removesuffix(common.WIDE), Settings())
+  if common.DIM.value:
+    found = dataclasses.replace(found, dim=common.DIM.value)
   if not common.HIDDEN.value:
     return found
   return dataclasses.replace(found, hidden=tuple(map(int, common.HIDDEN.value)))

@@ -111,10 +111,11 @@ def render(name: str) -> str:
   """The text that stands between the markers of table NAME."""
   if name == 'bars_frappe':
     return bars()
-  if name.endswith(_DETAILS):
-    return details(name.removesuffix(_DETAILS))
-  if not (common.RESULTS / f'{name}.json').exists():
-    return f'Not measured yet (experiments/results/{name}.json).'
+  of = name.removesuffix(_DETAILS)
+  if not (common.RESULTS / f'{of}.json').exists():
+    return f'Not measured yet (experiments/results/{of}.json).'
+  if of != name:
+    return details(of)
   if name.startswith(_SWEEPS):
     return sweep(name)
   return bench(name) if name.startswith('bench_') else ladder(name)

@@ -66,8 +66,9 @@ def test_what_was_dropped_stays_so_and_what_was_hashed_too(packed):
 
 
 def test_a_table_of_one_width_has_no_index():
-  two, one = (np.tile(np.arange(3) < k, (40, 1)).astype(np.float32) for k in (2, 1))
-  assert str(adaptive._packed([two, one])) == 'keep_dims(dims=2)'  # The wider of the two.
-  assert str(adaptive._packed([np.ones((40, 3))])) == 'identity()'
+  two = np.tile(np.arange(3) < 2, (40, 1)).astype(np.float32)
+  assert str(adaptive._packed(two, 0)) == 'keep_dims(dims=2)'
+  assert str(adaptive._packed(np.ones((40, 3)), 0)) == 'identity()'
   ranged = np.where(np.arange(40)[:, None] < 8, 1, two)
-  assert adaptive._packed([ranged]).name == 'partition'
+  assert adaptive._packed(ranged, 0).name == 'partition'
+  assert str(adaptive._packed(ranged, 32)) == 'identity()'  # 32 values are not worth an array.
