@@ -243,6 +243,35 @@ def verdict(found: dict[str, Any]) -> str:
   return f'compact against massive: {"; ".join(parts)}.'
 
 
+def headline(found: list[dict[str, Any]]) -> str:
+  """Compact against massive, a line for each ladder, as ratios."""
+  rows = []
+  for one in found:
+    first, last = one['rows'][0], compact(one)
+    trained = _trained(one, last)
+    epoch = same_epoch(one)
+    rates = [statistics.median(row['score_samples_per_second']) for row in (last, first)]
+    rows.append(
+      (
+        one['data'],
+        last['name'],
+        f'{report.size(serving(first))} → {report.size(serving(last))}',
+        f'{serving(first) / serving(last):.1f}×',
+        report.difference(last, first, 'auc'),
+        _p(p_seeds(last, first)),
+        f'{seconds(trained, epoch) / seconds(first, epoch):.2f}×',
+        f'{seconds(trained, "best") / seconds(first, "best"):.2f}×',
+        f'{rates[0] / rates[1]:.2f}×',
+        len(last['seeds']),
+      )
+    )
+  header = (
+    'data', 'compact', 'serving bytes', 'fewer', 'ΔAUC × 1e4', 'p', 'training, same epochs',
+    'training to best', 'scoring/s', 'seeds',
+  )  # fmt: skip
+  return report.table(header, rows)
+
+
 def _trained(found, row):
   """The row that was trained, of one that was only rounded after training."""
   if row.get('train_seconds'):

@@ -4,8 +4,9 @@ r"""Committed results → the tables of README.md and experiments/RESULTS.md.
   python -m experiments.tables --check   # fails if a table is not what the results say
 
 A document holds `<!-- table: NAME -->` ... `<!-- end -->`; NAME is a result file in
-experiments/results, `bars_frappe` for all of its nets in one table, or the name of a ladder and
-`_details` for all that was measured of it.
+experiments/results, `bars_frappe` for all of its nets in one table, the name of a ladder and
+`_details` for all that was measured of it, or `headline` for the two ends of the ladders by what
+suits each set.
 """
 
 import importlib
@@ -90,6 +91,12 @@ def details(name: str) -> str:
   return '\n\n'.join([ladder_report.verdict(found), *made])
 
 
+def headline() -> str:
+  """Compact against massive, on each set that has a ladder by techniques chosen for it."""
+  paths = sorted(common.RESULTS.glob('massive_to_compact_*_chosen.json'))
+  return ladder_report.headline([load(path.stem) for path in paths])
+
+
 def bench(name: str) -> str:
   """A benchmark's own table, as its run printed it."""
   found = load(name)
@@ -111,6 +118,8 @@ def render(name: str) -> str:
   """The text that stands between the markers of table NAME."""
   if name == 'bars_frappe':
     return bars()
+  if name == 'headline':
+    return headline()
   of = name.removesuffix(_DETAILS)
   if not (common.RESULTS / f'{of}.json').exists():
     return f'Not measured yet (experiments/results/{of}.json).'
