@@ -249,7 +249,7 @@ def headline(found: list[dict[str, Any]]) -> str:
   for one in found:
     first, last = one['rows'][0], compact(one)
     trained = _trained(one, last)
-    epoch = same_epoch(one)
+    epoch, whole = same_epoch(one), all_seconds(trained)
     rates = [statistics.median(row['score_samples_per_second']) for row in (last, first)]
     rows.append(
       (
@@ -261,13 +261,14 @@ def headline(found: list[dict[str, Any]]) -> str:
         _p(p_seeds(last, first)),
         f'{seconds(trained, epoch) / seconds(first, epoch):.2f}×',
         f'{seconds(trained, "best") / seconds(first, "best"):.2f}×',
+        f'{whole / statistics.fmean(first["train_seconds"]):.2f}×' if whole else NONE,
         f'{rates[0] / rates[1]:.2f}×',
         len(last['seeds']),
       )
     )
   header = (
     'data', 'compact', 'serving bytes', 'fewer', 'ΔAUC × 1e4', 'p', 'training, same epochs',
-    'training to best', 'scoring/s', 'seeds',
+    'training to best', 'all stages', 'scoring/s', 'seeds',
   )  # fmt: skip
   return report.table(header, rows)
 

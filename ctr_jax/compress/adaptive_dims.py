@@ -135,7 +135,12 @@ def packed(vectors: jax.Array, rows: int, smallest: int = 1, most: int | None = 
     smallest: the fewest columns of a part.
     most: parts at most; each is an array that has to be read. None: as many as there are runs. Runs
       are joined where it costs the fewest values, which are zeros.
+
+  Raises:
+    ValueError: no part is allowed.
   """
+  if most is not None and most < 1:
+    raise ValueError(f'packed(most={most}): a table needs at least one part.')
   starts = levels(rows)
   used = np.asarray(vectors) != 0
   last = used.shape[1] - np.argmax(used[:, ::-1], axis=1)

@@ -136,6 +136,11 @@ def test_bad_settings(arguments):
     compress.adaptive_dims(smallest=7)(FULL)
 
 
+def test_a_table_needs_a_part():
+  with pytest.raises(ValueError, match='at least one part'):
+    compress.packed(TABLE, ROWS, most=0)
+
+
 @pytest.mark.parametrize('most', [1, 2, 3])
 def test_parts_are_joined_where_it_costs_the_fewest_values(most):
   rng = np.random.default_rng(most)
