@@ -141,9 +141,9 @@ def compose(*names):
   return compress.chain(*(TECHNIQUES[n] for n in names))
 
 
-# A tenth of them soon: each technique with a tenth of the others, before and behind it.
+# A twentieth of them soon: each technique with one or two of the others, before and behind it.
 PAIRS = [
-  pytest.param(x, y, marks=[pytest.mark.long] if (i + j) % 10 else [])
+  pytest.param(x, y, marks=[pytest.mark.long] if (i + j) % 20 else [])
   for (i, x), (j, y) in itertools.product(enumerate(CHAINED), enumerate(CHAINED))
 ]
 

@@ -2,6 +2,8 @@
 
 import collections
 
+import pytest
+
 from experiments.bench import encode
 
 
@@ -21,6 +23,7 @@ def test_file_looks_like_criteo(tmp_path):
   assert len(counts) > 1000
 
 
+@pytest.mark.long
 def test_measure(tmp_path):
   found = encode.measure(2000, tmp_path, '1GB')
   assert found['rows'] == 2000

@@ -24,7 +24,8 @@ def test_bad_sizes(text):
     budgets.parse(text, 7000)
 
 
-@pytest.mark.parametrize('of', [pytest.param('serving', marks=pytest.mark.long), 'training'])
+@pytest.mark.long
+@pytest.mark.parametrize('of', ['serving', 'training'])
 def test_a_trial_within_a_budget(of, tmp_path):
   source = synthetic.Synthetic(synthetic.small())
   trial = trials.Trial(

@@ -68,6 +68,7 @@ def test_pcf_gnn_scores_take_the_place_of_statistics(tmp_path):
   assert -1 <= vectors['truth'] <= 1
 
 
+@pytest.mark.long
 def test_precision_of_rows(tmp_path):
   rows = run('precision', tmp_path, '--only=alpt_int8')
   alpt = rows['stored_while_training_alpt_int8']

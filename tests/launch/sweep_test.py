@@ -71,7 +71,9 @@ def test_a_row_that_fails_is_named_and_stops_no_other(tmp_path):
   assert (tmp_path / 'report.md').read_text() == 'one_1 one_after made_1 made_2 bad'
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  'number', [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_a_stopped_sweep_lets_its_rows_save_and_goes_on(tmp_path, number):
   arguments = (*FAKE, f'--workdir={tmp_path}', '--only=slow|bad')
   process = begin(*arguments, FAKE_SLOW='1')

@@ -54,7 +54,7 @@ def one_device(techniques):
 @pytest.mark.parametrize(
   'data, model, techniques, rules, slack',
   [
-    (1, 1, 'RULES', small.SPLIT, 1.25),
+    pytest.param(1, 1, 'RULES', small.SPLIT, 1.25, marks=pytest.mark.long),
     pytest.param(8, 1, 'RULES', small.SPLIT, 1.25, marks=pytest.mark.long),
     pytest.param(1, 8, 'RULES', small.SPLIT, 0.01, marks=pytest.mark.long),
     (2, 4, 'RULES', small.SPLIT, 0.3),

@@ -47,7 +47,7 @@ def planted():
 FAST = pretrain.Config(dim=4, steps=120, every=20)
 
 
-@pytest.mark.parametrize('method', ['dot', 'gnn'])
+@pytest.mark.parametrize('method', [pytest.param('dot', marks=pytest.mark.long), 'gnn'])
 def test_unseen_pairs_are_told_better_than_by_biases(tmp_path, method):
   found, u, v, truth = planted()
 
