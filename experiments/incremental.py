@@ -6,7 +6,7 @@ r"""Ten days that arrive: retrained each day, from the last model, or by one pas
 Each day is scored by the model of the day before, and then learned:
 
   retrain      from scratch, on all days so far, or on a window of the last --window_days
-  warm start   from the last model, over the window
+  warm start   from the last model, once over the window, or once over all days so far
   incremental  from the last model, one pass over the new day alone
 
 A feature (--late; `badge` of the drifting set, which exists from then on) is added on day 6: to
@@ -178,6 +178,7 @@ def entries(setting: Setting) -> list[Entry]:
     Entry('incremental', f'cap of {kb} kB', new, cap=round(1000 * float(kb))) for kb in _CAPS.value
   ]
   found += [
+    Entry('warm start', 'all days', dataclasses.replace(warm, window=0)),
     Entry('warm start', 'window', warm),
     Entry('retrain', 'window', dataclasses.replace(scratch, window=_WINDOW.value)),
   ]
@@ -264,6 +265,13 @@ def main() -> None:
   shared: dict[str, Any] = {
     'base': setting.trial.describe(setting.source),
     'added': {'feature': setting.late, 'day': _ADDED.value},
+    'how': {
+      'days': setting.days,
+      'window_days': _WINDOW.value,
+      'passes': _PASSES.value,
+      'batch_size': _BATCH.value,
+      'scale': _SCALE.value,
+    },
   }
   if isinstance(source, drift.Drift):
     shared['best_by_day'] = [x['auc'] for x in drift.best_by_day(source)][1 : setting.days]

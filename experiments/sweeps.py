@@ -156,7 +156,7 @@ def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   """`found` with the rows that experiments/results already has of the same data and settings.
 
   Raises:
-    ValueError: with --save_result, if those rows are of another net, width or schedule.
+    ValueError: with --save_result, if those rows are of other data, another recipe or other days.
   """
   path = common.RESULTS / f'{name}.json'
   for row in found['rows']:
@@ -164,12 +164,13 @@ def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   if not path.exists():
     return found
   before = json.loads(path.read_text())
-  same = ('data_checksum', 'base')
+  same = ('data_checksum', 'base', 'added', 'how')
   if any(before.get(key) != found.get(key) for key in same):
     if common.SAVE.value:
+      settings = [before[key] for key in same[1:] if key in before]
       raise ValueError(
-        f'{path} has rows of other data or settings ({before.get("base")}): rows are compared with '
-        'each other, so move it away first, or leave out --save_result.'
+        f'{path} has rows of other data or settings ({settings}): rows are compared with each '
+        'other, so move it away first, or leave out --save_result.'
       )
     return found
   new = {row['name']: row for row in found['rows']}
