@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import re
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -57,13 +56,10 @@ class Inputs(NamedTuple):
     index: path of a stored leaf → int32 index into its physical array.
     values: feature → float32, for numeric features their value [batch], for multi-valued ones the
       mask [batch, width]; other features do not appear.
-    reads: table of which each row is decoded once → int32 [reads], the rows that are read. The
-      indices of its leaves are then those of all of its rows. Other tables do not appear.
   """
 
   index: dict[str, np.ndarray]
   values: dict[str, np.ndarray]
-  reads: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def build(
@@ -130,7 +126,6 @@ def inputs(
   model: Model,
   batch: Mapping[str, np.ndarray],
   fetched: Mapping[str, np.ndarray] | None = None,
-  once: bool = False,
 ) -> Inputs:
   """Columns of a batch → indices and values, on the host.
 
@@ -139,9 +134,6 @@ def inputs(
     batch: feature name → column, as `Source.read` gives it.
     fetched: array → its rows, ascending, that were fetched and stand for it: indices are then
       their places.
-    once: decode each row of a small table once, not at each of its reads: of one with at most half
-      as many rows as this batch reads. What is decoded is no sample's then, and every row counts as
-      touched: for scoring, not for training.
 
   Raises:
     ValueError: an id is outside its table.
@@ -156,15 +148,12 @@ def inputs(
   flat = {
     table: np.concatenate(reads) if len(reads) > 1 else reads[0] for table, reads in ids.items()
   }
-  once = once and not fetched  # Of tables on the host there are no other rows.
-  reads = {t: x for t, x in flat.items() if once and 2 * model.rows[t] <= x.size}
-  asked = flat | {t: np.arange(model.rows[t], dtype=np.int32) for t in reads}
-  index = stack.shift(model.layout, model.codec.address(asked))
+  index = stack.shift(model.layout, model.codec.address(flat))
   for path in index:
     rows = (fetched or {}).get(model.layout.place[path].array)
     if rows is not None:
       index[path] = np.searchsorted(rows, index[path]).astype(np.int32)
-  return Inputs(index, values, reads)
+  return Inputs(index, values)
 
 
 def gather_all(model: Model, arrays: Mapping[str, jax.Array], index) -> dict[str, jax.Array]:
@@ -188,20 +177,14 @@ def _pool(feature, vectors, values):
   return vectors
 
 
-def vectors(
-  model: Model, rows: Mapping[str, jax.Array], values, reads: Mapping[str, Any] = {}, **context
-) -> jax.Array:
+def vectors(model: Model, rows: Mapping[str, jax.Array], values, **context) -> jax.Array:
   """Gathered rows by path → the vectors of all kept features [batch, fields, width].
 
   Multi-valued features are averaged over their values; numeric ones scale their table's row.
-  `reads` is that of `Inputs`.
   """
   by_table = _by_table(model, rows)
-  sample = {t: _samples(model, t, x, values) for t, x in by_table.items() if t not in reads}
-  sample |= dict.fromkeys(reads)
+  sample = {t: _samples(model, t, x, values) for t, x in by_table.items()}
   decoded = model.codec.decode(by_table, sample=sample, **context)
-  # Ids were checked on the host, so nothing is clipped here in truth.
-  decoded |= {t: decoded[t].at[index].get(mode='clip') for t, index in reads.items()}
   parts = _split(model, decoded, values)
   return jnp.stack([_pool(f, parts[f.name], values) for f in model.features], axis=1)
 
@@ -257,7 +240,6 @@ def logits(
   train: bool = False,
   rng: jax.Array | None = None,
   step: jax.Array | None = None,
-  reads: Mapping[str, jax.Array] = {},
 ) -> tuple[jax.Array, Any]:
   """Gathered rows → logits.
 
@@ -269,12 +251,11 @@ def logits(
     train: batch statistics, dropout, and techniques that behave differently while training.
     rng: key for dropout and random techniques; needed when `train`.
     step: int32, for annealed techniques.
-    reads: `Inputs.reads`.
 
   Returns:
     Logits [batch] and the net's new batch statistics ({} outside training).
   """
-  vectors_BxFxD = vectors(model, rows, values, reads, train=train, rng=rng, step=step)
+  vectors_BxFxD = vectors(model, rows, values, train=train, rng=rng, step=step)
   return of_vectors(model, variables, vectors_BxFxD, train=train, rng=rng)
 
 
@@ -320,10 +301,10 @@ def scorer(model: Model) -> Scorer:
 
   def score(arrays, net, prepared):
     rows = gather_all(model, arrays, prepared.index)
-    return logits(model, net, rows, prepared.values, reads=prepared.reads)[0]
+    return logits(model, net, rows, prepared.values)[0]
 
   jitted = jax.jit(score, compiler_options=compiler_options())
-  return Scorer(functools.partial(inputs, model, once=True), jitted)
+  return Scorer(functools.partial(inputs, model), jitted)
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str]:

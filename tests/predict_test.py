@@ -67,7 +67,7 @@ def expected(full, data, feature, i):
 
 def test_vectors_equal_a_loop_over_samples():
   model, full, data = build(), tables(), batch()
-  index, values, _ = predict.inputs(model, data)
+  index, values = predict.inputs(model, data)
   rows = predict.gather_all(model, full, index)
   found = np.asarray(predict.vectors(model, rows, values))
   assert found.shape == (3, len(SCHEMA.features), DIM)
@@ -78,40 +78,12 @@ def test_vectors_equal_a_loop_over_samples():
       )
 
 
-@pytest.mark.parametrize('layout', [stack.apart, stack.stacked])
-@pytest.mark.parametrize(
-  'technique',
-  [
-    compress.identity(),
-    compress.chain(compress.multi_hash(3, combine='weights'), compress.int_quantize(8)),
-    compress.chain(compress.droprank(1e-3), compress.int_quantize(4)),
-    compress.partition((0, 2), (compress.keep_dims(3), compress.keep_dims(1))),
-  ],
-)
-def test_small_tables_decoded_once_are_read_the_same(layout, technique):
-  model = build([('price|noise', compress.identity()), ('.*', technique)], layout=layout)
-  full, data = tables(), {k: np.repeat(x, 4, axis=0) for k, x in batch().items()}
-  arrays = stack.pack(model.layout, leaf.flatten(model.codec.encode(full)))
-  (index, values, none), once = predict.inputs(model, data), predict.inputs(model, data, once=True)
-  assert not none
-  assert once.reads.keys() == ROWS.keys()
-  for path, rows in once.index.items():
-    assert len(rows) == model.rows[path.split('/')[0]] < len(index[path])
-  want = predict.vectors(model, predict.gather_all(model, arrays, index), values)
-  rows = predict.gather_all(model, arrays, once.index)
-  found = predict.vectors(model, rows, once.values, once.reads)
-  np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
-  # Not 9 rows for 15 reads, nor where rows on the host were fetched for these reads alone.
-  assert not predict.inputs(model, batch(), once=True).reads
-  assert not predict.inputs(model, data, {'elsewhere': np.arange(3)}, once=True).reads
-
-
 def test_a_dropped_feature_is_neither_read_nor_seen():
   model = build([('noise', compress.drop()), ('.*', compress.identity())])
   assert 'noise' not in model.columns
   data = batch()
   del data['noise']
-  index, values, _ = predict.inputs(model, data)
+  index, values = predict.inputs(model, data)
   full = tables()
   assert predict.vectors(model, predict.gather_all(model, full, index), values).shape == (3, 5, DIM)
   with pytest.raises(ValueError, match='drop every feature'):

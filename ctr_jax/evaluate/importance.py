@@ -187,8 +187,7 @@ def _batches(model, source, split, count, size, seed) -> Iterator[tuple]:
   reader = batches_lib.Batches(source, split, (*model.columns, 'label'), size, seed=seed)
 
   def prepare(batch):
-    found = predict.inputs(model, batch)
-    return found.index, found.values, batch['label']
+    return (*predict.inputs(model, batch), batch['label'])
 
   with contextlib.closing(batches_lib.prefetch(reader.epoch(0), prepare)) as found:
     yield from itertools.islice(found, count)

@@ -61,7 +61,7 @@ class _Hosted:
 
   def prepared(self, columns, batch) -> Prepared:
     """What `batch` of the inner program makes of columns, with indices into the fetched rows."""
-    index = predict.inputs(self.model, columns).index
+    index, _ = predict.inputs(self.model, columns)
     reads = {p: x for p, x in index.items() if self.model.layout.place[p].array in self.names}
     rows, _ = stack.deduplicate(self.model.layout, reads)
     inner = batch(self.program({n: len(x) for n, x in rows.items()}))

@@ -50,7 +50,7 @@ def batch_of(
   model: predict.Model, names: Iterable[str], columns: Mapping[str, Any], fetched=None
 ) -> Batch:
   """`batch`, with the reads of the arrays `names` told by their distinct rows."""
-  index, values, _ = predict.inputs(model, columns, fetched)
+  index, values = predict.inputs(model, columns, fetched)
   names = set(names)
   reads = {p: x for p, x in index.items() if model.layout.place[p].array in names}
   unique, inverse = stack.deduplicate(model.layout, reads)

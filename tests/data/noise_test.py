@@ -152,7 +152,7 @@ def test_a_model_reads_it(sources):
   model = predict.build(wide.schema, wide.rows, (('.*', compress.identity()),), net, 2)
   assert model.columns == wide.schema.names
   batch = next(iter(batches.Batches(wide, 'train', model.columns, 64).epoch(0)))
-  index = predict.inputs(model, batch).index
+  index, _ = predict.inputs(model, batch)
   assert index.keys() == wide.rows.keys()
 
 

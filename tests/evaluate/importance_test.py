@@ -31,7 +31,7 @@ def build(layout=stack.apart, rules=FULL, silent=()):
 
 def vectors(model, arrays, columns):
   """float64 [n, fields, width]."""
-  index, values, _ = predict.inputs(model, columns)
+  index, values = predict.inputs(model, columns)
   rows = predict.gather_all(model, arrays, index)
   return np.asarray(predict.vectors(model, rows, values), np.float64)
 

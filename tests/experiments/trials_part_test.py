@@ -45,7 +45,7 @@ def logits_of(outcome, gone=()):
   """Of the test split, the vectors of the features `gone` zero."""
   model = outcome.model
   batch = SOURCE.read('test', model.columns, 0, SOURCE.num_samples('test'))
-  index, values, _ = predict.inputs(model, batch)
+  index, values = predict.inputs(model, batch)
   arrays = stack.pack(model.layout, leaf.flatten(outcome.stored))
   vectors = predict.vectors(model, predict.gather_all(model, arrays, index), values, train=False)
   keep = np.array([name not in gone for name in model.columns], np.float32)
