@@ -41,10 +41,10 @@ CASES = {
 BATCH = 64
 
 
-def build(rules, layout, source=None):
+def build(rules, layout, source=None, dim=4):
   source = worker.tiny() if source is None else source
   net = models.NETS['dnn'](hidden=(8,), dropout=0.2)
-  return predict.build(source.schema, source.rows, rules, net, 4, leaf.normal(0.1), layout)
+  return predict.build(source.schema, source.rows, rules, net, dim, leaf.normal(0.1), layout)
 
 
 @functools.cache
@@ -276,7 +276,7 @@ def test_seeds_at_once_save_deltas_of_their_own(tmp_path):
 def test_every_technique_is_restored_to_the_bit(name, tmp_path):
   """Trained in full by the row optimizer, and stacked."""
   rules = (('user|item', techniques.TECHNIQUES[name]), ('.*', compress.drop()))
-  model, recipe = build(rules, stack.stacked), state_lib.Recipe(ADAM, rowwise.adagrad(0.05))
+  model, recipe = build(rules, stack.stacked, dim=6), state_lib.Recipe(ADAM, rowwise.adagrad(0.05))
   program = step_lib.program(model, recipe)
   saved = deltas.Deltas(tmp_path, model, 9)
   first = program.create(1)
