@@ -6,12 +6,7 @@ Makes a data set of 39 columns of ids that are alike (a thousand values each, va
 frequency of about 1 / i), adds a column by row, one by key and one as a function, renames and
 drops, appends a hundredth more rows, reads an epoch with 10 and with 40 columns, verifies and
 prunes. Every file that was there is looked at before and after: a change that touches one is an
-error. Writes experiments/results/bench_change.json.
-
-Measured with 2,000,000 rows on one core that was shared with much else (load 16): a column by row
-wrote 2,937,519 bytes in 36 files, a manifest of 183,217 and the kept one of 177,456, in 1.2 s of
-the processor; by key 2,438,903 bytes, 1.3 s; a function 3,185,403 bytes, 0.8 s; 20,000 rows more
-1,604,561 bytes, 7.1 s. Of 40 columns, 10 read 26,371,588 of 105,487,330 bytes, a share of 0.25.
+error. Writes experiments/results/bench_change.json; experiments/RESULTS.md has its table.
 """
 
 import json
@@ -223,6 +218,17 @@ def table(found: dict) -> str:
   return report.table(header, lines)
 
 
+def caption(found: dict, where: dict) -> str:
+  few, all_ = found['reads']
+  return (
+    f'{found["rows"]:,} rows, 39 columns, {found["encoded_bytes"]:,} bytes. An epoch with '
+    f'{few["columns"]} columns reads {few["bytes"]:,} bytes, with {all_["columns"]} '
+    f'{all_["bytes"]:,}: a share of {found["share_read"]:.3f}. {where["device"]}, '
+    f'{where["cpu_cores"]} cores, load average {found["load_before"]}, {where["date"]}. '
+    f'`{common.command("bench.change")}`'
+  )
+
+
 def main() -> None:
   """Measures and writes the result."""
   folder = pathlib.Path(_MADE_IN.value or tempfile.mkdtemp(prefix='bench_change_'))
@@ -235,7 +241,7 @@ def main() -> None:
     'environment': environment,
     **found,
     'table': table(found),
-    'caption': f'{found["rows"]:,} rows, 39 columns; {environment["date"]}.',
+    'caption': caption(found, environment),
   }
   print(f'\n{result["table"]}\n')
   print(json.dumps({k: v for k, v in found.items() if k != 'changes'}, indent=1))

@@ -1,29 +1,27 @@
 r"""What marking touched rows costs a training step, and how large and slow delta checkpoints are.
 
-  python -m experiments.bench.delta_step
+  python -m experiments.bench.delta_step --save_result
   python -m experiments.bench.delta_step --rows=100000 --rounds=3      # a quick look
 
 The model of `experiments.bench.train_step`: 26 features of one id each with power-law frequencies,
 dim 16, batch 4096, one small hidden layer, row-wise Adagrad. Steps with marks and without take
 turns, and the ratios are of medians over the turns: of time, and of the process's time on the CPU,
 which others do not disturb. Then so many steps are saved as a delta, and the whole as a full
-checkpoint.
-
-On one of two busy cores, 1e6 rows: marks take 0.64 ms of the CPU per step of 150 ms (1.006 of its
-CPU, 1.04 of its time); a delta of 20 steps has 31.0 MB in 1.7 s, a full one 61 MB in 3.2 s.
+checkpoint. Measured results are in
+experiments/RESULTS.md.
 """
 
 import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
-import jax
 from absl import flags
 
 from ctr_jax.tables import rowwise, stack
-from ctr_jax.train import checkpoint, touched
-from experiments import common
+from ctr_jax.train import checkpoint, loop, touched
+from experiments import common, report
 from experiments.bench import train_step_models as bench
 
 _ROWS = flags.DEFINE_list('rows', ['100000', '1000000', '10000000'], 'Rows of all tables.')
@@ -100,28 +98,48 @@ def measure(rows: int) -> dict[str, float]:
   return found | saved(ours, columns[: _SAVED.value])
 
 
-def line(found: dict[str, float]) -> str:
-  """A row of the table."""
+def render(rows: list[dict[str, Any]]) -> str:
   cells = [
-    f'{found["rows"]:,}',
-    f'{found["plain"][0]:.2f}',
-    f'{found["marked"][0] / found["plain"][0]:.3f}',
-    f'{found["marked"][1] / found["plain"][1]:.3f}',
-    f'{1e3 * found["marks"][1]:.0f}',
-    f'{found["full_bytes"] / 1e6:.1f}',
-    f'{found["full_s"]:.2f}',
-    f'{found["delta_bytes"] / 1e6:.1f}',
-    f'{found["delta_s"]:.2f}',
+    (
+      f'{x["rows"]:,}',
+      f'{x["plain"][0]:.1f}',
+      f'{x["marked"][0] / x["plain"][0]:.3f}',
+      f'{x["marked"][1] / x["plain"][1]:.3f}',
+      f'{x["marks"][1]:.2f}',
+      *(
+        text
+        for name in ('full', 'delta')
+        for text in (report.size(x[f'{name}_bytes']), f'{x[f"{name}_s"]:.2f}')
+      ),
+    )
+    for x in rows
   ]
-  return f'| {" | ".join(cells)} |'
+  header = (
+    'rows', 'step, ms', 'with marks', 'its CPU', 'marks, CPU ms', 'full', 'seconds', 'delta',
+    'seconds',
+  )  # fmt: skip
+  return report.table(header, cells)
 
 
 def main() -> None:
-  print('| rows | step, ms | with marks | CPU | marks, CPU µs | full, MB | s | delta, MB | s |')
-  print('|---|---|---|---|---|---|---|---|---|')
-  for rows in _ROWS.value:
-    print(line(measure(int(float(rows)))), flush=True)
-  print(f'\n{_SAVED.value} steps of {_BATCH} in a delta; {jax.devices()[0].device_kind}.')
+  rows = []
+  for i, count in enumerate(_ROWS.value):
+    print(f'[{i + 1}/{len(_ROWS.value)}] {count} rows', flush=True)
+    rows.append(measure(int(float(count))))
+  table, where = render(rows), common.environment()
+  caption = (
+    f'{_FEATURES} features × dim {_DIM}, batch {_BATCH}; a delta after {_SAVED.value} steps; '
+    f'medians of {_ROUNDS.value} interleaved turns of {_STEPS.value} steps; {where["device"]}, '
+    f'{where["cpu_cores"]} cores, load average {where["load_average"]:.1f}, jax {where["jax"]}, '
+    f'{where["date"]}. `{common.command("bench.delta_step")}`'
+  )
+  print(f'\n{table}\n\n{caption}')
+  if common.SAVE.value:
+    found = {
+      'command': common.command('bench.delta_step'), 'environment': where, 'rows': rows,
+      'table': table, 'caption': caption,
+    }  # fmt: skip
+    loop.write_json(common.RESULTS / 'bench_delta_step.json', found)
 
 
 if __name__ == '__main__':
