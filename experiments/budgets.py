@@ -43,7 +43,7 @@ def tables(trial: trials.Trial, source: columns.Source) -> dict[str, leaf.Leaf]:
 
 
 def choose(
-  trial: trials.Trial, source: columns.Source, limit: str, of: str = 'serving'
+  trial: trials.Trial, source: columns.Source, limit: str, of: str = 'serving', kinds=None
 ) -> compress.Budget:
   """The choice for `limit` bytes (as `--budget` says them) of a trial's tables."""
   full = tables(trial, source)
@@ -55,7 +55,9 @@ def choose(
     slots = trial.optimizer.recipe().rows.slots
   if slots:
     size += sum(s.nbytes for x in full.values() for s in slots(x).values())
-  return compress.budget(full, statistics.counts(source), parse(limit, size), slots=slots)
+  return compress.budget(
+    full, statistics.counts(source), parse(limit, size), slots=slots, kinds=kinds
+  )
 
 
 def within(trial: trials.Trial, source: columns.Source, found: compress.Budget):

@@ -12,7 +12,17 @@ from absl import flags
 from ctr_jax import compress
 from ctr_jax.data import columns
 from ctr_jax.serve import pairs_export
-from experiments import adaptive, common, crossed, pcf, selection, settings, sweeps, trials
+from experiments import (
+  adaptive,
+  budgets,
+  common,
+  crossed,
+  pcf,
+  selection,
+  settings,
+  sweeps,
+  trials,
+)
 
 flags.adopt_module_key_flags(crossed)  # So that --help shows them.
 flags.adopt_module_key_flags(pcf)
@@ -28,28 +38,31 @@ STRENGTHS = {
   'pcf_gnn': '',
   'features': 'droprank',
   'multi_hash': '4',
+  'budget': '100',
   'dims': '0.003',
 }
 """Technique → how it is applied if nothing is said, in the order in which they come."""
 TECHNIQUES = flags.DEFINE_list(
   'techniques',
-  list(STRENGTHS),
+  [name for name in STRENGTHS if name != 'budget'],
   'What compact is made with. relation[:pairwise or attentive] relates fields in the net; pcf_gnn '
   'scores pairs by node vectors; features[:droprank or fscd] keeps those that gates choose (see '
-  '--price); multi_hash[:how many times fewer rows]; dims[:price of a table of full width, in nats '
-  'per sample] cuts dimensions.',
+  '--price); multi_hash[:how many times fewer rows]; budget[:how many times fewer bytes], in its '
+  'place, chooses a technique and a size for every table; dims[:price of a table of full width, in '
+  'nats per sample] cuts dimensions.',
 )
 
 OF_CROSSES = {'relation', 'pcf_gnn'}
 PLAIN = (('.*', compress.identity()),)
-SMALL, _FEATURES, _HASH, _DIMS = (
-  'node vectors in int8', 'selected features', 'multi-hash', 'adaptive dims',
+SMALL, _FEATURES, _HASH, _BUDGET, _DIMS = (
+  'node vectors in int8', 'selected features', 'multi-hash', 'a budget of bytes', 'adaptive dims',
 )  # fmt: skip
 NAMES = {
   'relation': 'relational network',
   'pcf_gnn': 'PCF-GNN',
   'features': _FEATURES,
   'multi_hash': _HASH,
+  'budget': _BUDGET,
   'dims': _DIMS,
 }
 
@@ -68,6 +81,8 @@ def parsed(techniques: list[str]) -> dict[str, str]:
       raise ValueError(f'--techniques: {name!r} is not known; known are {known}.')
     found[name] = strength or STRENGTHS[name]
     _check(name, found[name])
+  if {'multi_hash', 'budget'} <= found.keys():
+    raise ValueError('--techniques: multi_hash and budget both say how rows are stored; name one.')
   return {name: found[name] for name in STRENGTHS if name in found}
 
 
@@ -106,6 +121,7 @@ class Rung(NamedTuple):
     links: measured after it, a row each.
     vectors: what an export needs for the scores among its columns.
     without: in an ablation, which technique compact lacks.
+    offset: whether rounded rows have an offset beside their scale; a budget counts them without.
   """
 
   name: str
@@ -114,14 +130,12 @@ class Rung(NamedTuple):
   links: tuple = ()
   vectors: Callable[[], pairs_export.Vectors | None] = lambda: None
   without: str = ''
+  offset: bool = True
 
   def rounded(self) -> Rung:
     """With its tables rounded after training as a second row."""
-    return self._replace(links=((f'{self.name} + int{BITS.value}', _rounding()),))
-
-
-def _rounding():
-  return compress.int_quantize(BITS.value)
+    link = compress.int_quantize(BITS.value, self.offset)
+    return self._replace(links=((f'{self.name} + int{BITS.value}', link),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +163,10 @@ class Recipe:
     found = []
     if 'features' in self.techniques:
       found.append(self._rung(_FEATURES, self._kept(self.prefix + _FEATURES, lambda _: PLAIN)))
-    if 'multi_hash' in self.techniques:
-      found.append(self._rung(_HASH, self._kept(self.prefix + _HASH, self._first)))
+    for technique in ('multi_hash', 'budget'):
+      if technique in self.techniques:
+        name = NAMES[technique]
+        found.append(self._rung(name, self._kept(self.prefix + name, self.first)))
     if 'dims' in self.techniques:
       found.append(self._rung(_DIMS, self._packed))
     return found
@@ -161,12 +177,18 @@ class Recipe:
     return [full, *self.rungs()][-1].rounded()
 
   def _rung(self, name, trial):
-    return Rung(self.prefix + name, self.source, trial, (), self.vectors)
+    offset = 'budget' not in self.techniques
+    return Rung(self.prefix + name, self.source, trial, (), self.vectors, offset=offset)
 
-  def _first(self, source):
-    """Rules of the tables before their dimensions: the hash."""
-    ratio = self.techniques.get('multi_hash')
-    return hashed(source, float(ratio)) if ratio else PLAIN
+  def first(self, source):
+    """Rules of the tables before their dimensions: a hash, or what a budget chooses."""
+    if 'multi_hash' in self.techniques:
+      return hashed(source, float(self.techniques['multi_hash']))
+    if 'budget' in self.techniques:
+      full = trials.Trial(self.start, PLAIN, **self.options)
+      part, bits = 100 / float(self.techniques['budget']), (f'int{BITS.value}',)
+      return budgets.choose(full, source, f'{part:.9f}%', kinds=bits).rules
+    return PLAIN
 
   def _kept(self, name, rules):
     """(data, folder) → the trial of tables stored by rules, of the features that gates left."""
@@ -188,7 +210,7 @@ class Recipe:
 
   def _packed(self, source, folder):
     """The trial of what adaptive dimensions leave, after the search for them."""
-    price, first = float(self.techniques['dims']), self._first(source)
+    price, first = float(self.techniques['dims']), self.first(source)
     rules = adaptive.searching(source, first, price)
     search = self._kept(f'{self.prefix}AMTL search', lambda _: rules)(source, folder)
     return adaptive.packed(self.prefix + _DIMS, search, first, price)
@@ -263,9 +285,9 @@ class Base:
     source, vectors = (lambda: self.source), (lambda: None)
     if 'pcf_gnn' in techniques:
       source, vectors = (lambda: self.scored(pcf.INT8)), (lambda: self.vectors(pcf.INT8))
-    if 'multi_hash' in techniques:  # Said before hours of training.
-      hashed(self.source, float(techniques['multi_hash']))
-    return Recipe(source, self.options(techniques), techniques, start, prefix, vectors)
+    made = Recipe(source, self.options(techniques), techniques, start, prefix, vectors)
+    made.first(self.source)  # What it refuses is said before hours of training.
+    return made
 
 
 def same(name: str, **options):

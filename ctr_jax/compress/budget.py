@@ -24,7 +24,7 @@ more (the greedy solution of a multiple-choice knapsack: each step follows the c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +104,7 @@ def budget(
   *,
   importances: Mapping[str, float] | None = None,
   slots: Callable[[leaf_lib.Leaf], Mapping[str, leaf_lib.Leaf]] | None = None,
+  kinds: Sequence[str] | None = None,
 ) -> Budget:
   """Chooses a technique for every table so that all together take at most `limit` bytes.
 
@@ -115,16 +116,22 @@ def budget(
     importances: table → weight of its bits; one for all if not given, so that a table counts by
       the entropy of its reads.
     slots: `RowOptimizer.slots`; makes it a training budget.
+    kinds: how values may be stored, names of SERVING or, with `slots`, of TRAINING; all if not
+      given.
 
   Raises:
-    ValueError: not even the smallest candidates fit, or counts do not fit a table.
+    ValueError: not even the smallest candidates fit, counts do not fit a table, or a kind is not
+      known.
   """
+  known = SERVING if slots is None else TRAINING
+  if wrong := set(kinds or ()) - known.keys():
+    raise ValueError(f'A budget knows no {", ".join(sorted(wrong))}; known are {", ".join(known)}.')
   options = {}
   for name, leaf in tables.items():
     if len(counts[name]) != leaf.rows:
       raise ValueError(f'Table {name!r} has {leaf.rows} rows and {len(counts[name])} counts.')
     weight = 1.0 if importances is None else importances[name]
-    options[name] = _frontier(_candidates(name, leaf, counts[name], weight, slots))
+    options[name] = _frontier(_candidates(name, leaf, counts[name], weight, slots, kinds))
   chosen = _spend(options, limit)
   rules = [(_exactly(name), choice.trained) for name, choice in chosen.items()]
   served = [(_exactly(name), choice.technique) for name, choice in chosen.items()]
@@ -136,14 +143,14 @@ def _exactly(name: str) -> str:
   return ''.join(c if c.isalnum() or c == '_' else '\\' + c for c in name)
 
 
-def _candidates(name, leaf, counts, weight, slots) -> list[Choice]:
+def _candidates(name, leaf, counts, weight, slots, kinds=None) -> list[Choice]:
   """Every technique that is considered for a table, unsorted."""
-  kinds = SERVING if slots is None else TRAINING
+  known = SERVING if slots is None else TRAINING
   tails = _tails(counts, _sizes(leaf.rows))
   every = _lost(*tails[0], counts.sum(), 1)  # One row for all.
   found = []
   for base, lost in _by_rows(leaf.rows, tails, counts.sum()):
-    for last, error in kinds.values():
+    for last, error in (known[kind] for kind in (kinds or known)):
       technique = base if last is None else chain(base, last)
       plan = technique(leaf).plan
       nbytes = leaf_lib.nbytes(plan)

@@ -166,3 +166,11 @@ def test_what_cannot_be_met_is_refused():
     compress.budget(TABLES, COUNTS, 10)
   with pytest.raises(ValueError, match="'day' has 7 rows and 6 counts"):
     compress.budget(TABLES, COUNTS | {'day': zipf(6)}, FULL)
+
+
+def test_kinds_of_values_are_kept_to():
+  tables, counts = {'a': leaf.Leaf((50, 4))}, {'a': np.arange(50)}
+  found = compress.budget(tables, counts, 200, kinds=('int8',))
+  assert 'int_quantize(bits=8' in str(found.choices['a'].technique)
+  with pytest.raises(ValueError, match='knows no int3; known are float32, int8, int4'):
+    compress.budget(tables, counts, 200, kinds=('int3',))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ctr_jax import models
+from ctr_jax import compress, models
 from ctr_jax.data import synthetic
+from ctr_jax.tables import leaf
 from experiments import recipes, rungs, search
 
 
@@ -78,6 +79,25 @@ def test_a_ladder_climbs_by_what_is_asked_for(ladder):
   assert found.beside == ['multi-hash + int8']
   assert found.free == {'int8': 'adaptive dims', 'adaptive dims': 'multi-hash + int8'}
   assert [rung.without for rung in found.ablation] == ['multi-hash']
+
+
+def test_a_budget_chooses_for_every_table(ladder):
+  found = ladder('budget:10')
+  assert [rung.name for rung in found.rungs] == ['massive', 'without crosses', 'a budget of bytes']
+  assert found.compact == 'a budget of bytes + int8'
+  source = found.rungs[-1].source()
+  trial = found.rungs[-1].trial(source, None)
+  ((_, link),) = found.rungs[-1].links
+  served = compress.appended(trial.rules, link)
+  width = models.NETS[trial.net](**trial.net_options).width(trial.dim)
+  tables = {t: leaf.Leaf((rows, width)) for t, rows in source.rows.items()}
+  full = sum(x.nbytes for x in tables.values())
+  assert leaf.nbytes(compress.bind(tables, served).plan) <= full / 10
+  assert len({technique.name for _, technique in trial.rules}) > 1
+  with pytest.raises(ValueError, match='name one'):
+    recipes.parsed(['budget', 'multi_hash'])
+  with pytest.raises(ValueError, match='smallest'):  # Before anything is trained.
+    ladder('budget:1e9')
 
 
 def test_what_compact_needs_of_crosses_is_a_rung_and_can_be_left_out(ladder):
