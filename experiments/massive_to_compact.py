@@ -14,7 +14,7 @@ r"""Massive to compact, rung by rung: crosses → nets in their place → featur
   PCF-GNN              no click rates of pairs: scores of pre-trained node vectors
   node vectors in int8
   selected features    what gates let go is gone, and trained anew without
-  multi-hash           core ids hashed; or `a budget of bytes`: for each table a technique and a size
+  multi-hash           core ids hashed; or `a budget of bytes`, which chooses for each table
   adaptive dims        of what is then stored, the columns that AMTL keeps (experiments/adaptive.py)
   adaptive dims + int8 the same model, its tables rounded after training: compact
 
