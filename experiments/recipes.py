@@ -36,6 +36,7 @@ BITS = flags.DEFINE_integer('bits', 8, 'Bits of a stored value on the last rung:
 STRENGTHS = {
   'relation': 'pairwise',
   'pcf_gnn': '',
+  'net': '2',
   'features': 'droprank',
   'multi_hash': '4',
   'budget': '100',
@@ -44,15 +45,18 @@ STRENGTHS = {
 """Technique → how it is applied if nothing is said, in the order in which they come."""
 TECHNIQUES = flags.DEFINE_list(
   'techniques',
-  [name for name in STRENGTHS if name != 'budget'],
+  [name for name in STRENGTHS if name not in ('net', 'budget')],
   'What compact is made with. relation[:pairwise or attentive] relates fields in the net; pcf_gnn '
-  'scores pairs by node vectors; features[:droprank or fscd] keeps those that gates choose (see '
-  '--price); multi_hash[:how many times fewer rows]; budget[:how many times fewer bytes], in its '
-  'place, chooses a technique and a size for every table; dims[:price of a table of full width, in '
-  'nats per sample] cuts dimensions.',
+  'scores pairs by node vectors; net[:how many times fewer hidden units] makes the net smaller; '
+  'features[:droprank or fscd] keeps those that gates choose (see --price); multi_hash[:how many '
+  'times fewer rows]; budget[:how many times fewer bytes], in its place, chooses a technique and a '
+  'size for every table; dims[:price of a table of full width, in nats per sample] cuts '
+  'dimensions.',
 )
 
 OF_CROSSES = {'relation', 'pcf_gnn'}
+BEFORE = OF_CROSSES | {'net'}
+"""Techniques that change the columns or the net, so that full tables have to be trained anew."""
 PLAIN = (('.*', compress.identity()),)
 SMALL, _FEATURES, _HASH, _BUDGET, _DIMS = (
   'node vectors in int8', 'selected features', 'multi-hash', 'a budget of bytes', 'adaptive dims',
@@ -60,6 +64,7 @@ SMALL, _FEATURES, _HASH, _BUDGET, _DIMS = (
 NAMES = {
   'relation': 'relational network',
   'pcf_gnn': 'PCF-GNN',
+  'net': 'smaller net',
   'features': _FEATURES,
   'multi_hash': _HASH,
   'budget': _BUDGET,
@@ -171,10 +176,13 @@ class Recipe:
       found.append(self._rung(_DIMS, self._packed))
     return found
 
+  def full(self) -> Rung:
+    """Full tables of all features: what its stages start from."""
+    return Rung(self.start, self.source, same(self.start, **self.options), (), self.vectors)
+
   def compact(self) -> Rung:
     """All of its stages, the last of which is rounded."""
-    full = Rung(self.start, self.source, same(self.start, **self.options), (), self.vectors)
-    return [full, *self.rungs()][-1].rounded()
+    return [self.full(), *self.rungs()][-1].rounded()
 
   def _rung(self, name, trial):
     offset = 'budget' not in self.techniques
@@ -242,15 +250,18 @@ class Base:
     }
 
   def options(self, techniques: Mapping[str, str]) -> dict[str, Any]:
-    """Of a trial, with the relational network among these techniques or not."""
-    if 'relation' not in techniques:
-      return self.shared
-    mode = techniques['relation']
-    mode = {} if mode == STRENGTHS['relation'] else {'mode': mode}
-    return self.shared | {
-      'net': 'relation' if sweeps.NET.value == 'dnn' else f'relation_{sweeps.NET.value}',
-      'net_options': self.shared['net_options'] | mode,
-    }
+    """Of a trial, with the relational network and the smaller net of these techniques or not."""
+    net, of_net = self.shared['net'], dict(self.shared['net_options'])
+    if 'relation' in techniques:
+      net = 'relation' if net == 'dnn' else f'relation_{net}'
+      mode = techniques['relation']
+      of_net |= {} if mode == STRENGTHS['relation'] else {'mode': mode}
+    if 'net' in techniques:
+      if 'hidden' not in of_net:
+        raise ValueError(f'--techniques: net: {net} has no hidden units to spare; leave it out.')
+      fewer = float(techniques['net'])
+      of_net['hidden'] = tuple(max(1, round(units / fewer)) for units in of_net['hidden'])
+    return self.shared | {'net': net, 'net_options': of_net}
 
   def told(self, ids=()) -> columns.Source:
     """With click rates of pairs, and ids of them."""

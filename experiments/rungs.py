@@ -34,8 +34,11 @@ def ladder(source: columns.Source) -> Ladder:
   """The ladder that the flags ask for."""
   base, techniques = recipes.Base(source), recipes.asked()
   rungs = [base.massive(), *_replaced(base, techniques)]
-  recipe = base.recipe(techniques, start=rungs[-1].name)
+  smaller = recipes.NAMES['net']
+  recipe = base.recipe(techniques, start=smaller if 'net' in techniques else rungs[-1].name)
   stages, beside, free = recipe.rungs(), [], {}
+  if 'net' in techniques:
+    stages.insert(0, recipe.full())
   rungs = [*rungs, *stages]
   rungs[-1] = rungs[-1].rounded()
   (compact, _), *_ = rungs[-1].links
@@ -60,7 +63,7 @@ def _replaced(base, techniques):
   """The rungs between massive and full tables of the columns that compact reads."""
   if not base.crosses:
     return []
-  options = base.options(techniques)
+  options = base.options({name: techniques[name] for name in techniques if name != 'net'})
 
   def rung(name, source, vectors=lambda: None):
     return recipes.Rung(name, source, recipes.same(name, **options), (), vectors)
@@ -79,6 +82,6 @@ def _without(base, recipe, name):
   """The rung of compact without a technique."""
   left = {key: value for key, value in recipe.techniques.items() if key != name}
   prefix = f'without {recipes.NAMES[name]}, '
-  other = name in ('relation', 'pcf_gnn')  # Another net, or other columns, to choose features of.
+  other = name in recipes.BEFORE  # Another net, or other columns, to choose features of.
   made = base.recipe(left, f'{prefix}base' if other else recipe.start, prefix)
   return made.compact()._replace(without=recipes.NAMES[name])

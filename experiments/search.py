@@ -97,7 +97,7 @@ def main() -> None:
     base = recipes.Base(source)
 
     def compact(techniques):
-      before = {x: techniques[x] for x in techniques if x in recipes.OF_CROSSES}
+      before = {x: techniques[x] for x in techniques if x in recipes.BEFORE}
       start = f'full tables {_words(before)}'.strip()  # Whoever reads the same columns shares it.
       return base.recipe(techniques, start, f'{_words(techniques)}: ').compact()
 

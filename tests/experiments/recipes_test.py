@@ -18,7 +18,7 @@ def test_words_are_put_in_order_and_filled_up():
 
 
 @pytest.mark.parametrize(
-  'word', ['dim', 'dims:wide', 'dims:-1', 'multi_hash:0.5', 'relation:all', 'pcf_gnn:2']
+  'word', ['dim', 'dims:wide', 'dims:-1', 'multi_hash:0.5', 'relation:all', 'pcf_gnn:2', 'net:0.5']
 )
 def test_words_that_mean_nothing_are_refused(word):
   with pytest.raises(ValueError, match='--techniques'):
@@ -121,6 +121,33 @@ def test_nothing_but_rounding_is_a_ladder_too(ladder):
   assert [rung.name for rung in found.rungs] == ['massive', 'without crosses']
   assert found.compact == 'without crosses + int8'
   assert found.free == {'int8': 'without crosses'}
+
+
+def test_a_smaller_net_is_a_rung_before_features_and_rows(ladder):
+  found = ladder('multi_hash', 'net:4', 'relation')
+  names = ['massive', 'relational network', 'smaller net', 'multi-hash', 'without crosses']
+  assert [rung.name for rung in found.rungs] == names
+  trials = {r.name: r.trial(r.source(), None) for r in found.rungs if r.name != 'massive'}
+  hidden = {name: trial.net_options['hidden'] for name, trial in trials.items()}
+  assert hidden == {
+    'relational network': (128, 64),
+    'smaller net': (32, 16),
+    'multi-hash': (32, 16),
+    'without crosses': (128, 64),
+  }
+  assert {trials[name].net for name in ('smaller net', 'multi-hash')} == {'relation_dcn'}
+  left_out = {rung.without: rung.trial(rung.source(), None) for rung in found.ablation}
+  assert left_out['smaller net'].net_options['hidden'] == (128, 64)
+  assert left_out['relational network'].net_options['hidden'] == (32, 16)
+  assert found.free.keys() == {'int8', 'multi-hash'}
+  assert [rung.name for rung in ladder('net').rungs][1:] == ['without crosses', 'smaller net']
+
+
+def test_a_net_without_hidden_units_cannot_be_made_smaller(ladder, monkeypatch):
+  made = recipes.settings.Settings()
+  monkeypatch.setattr(type(made), 'net_options', lambda self, net: {})
+  with pytest.raises(ValueError, match='no hidden units'):
+    ladder('net')
 
 
 def test_without_crosses_nothing_can_replace_them(ladder):
