@@ -29,7 +29,8 @@ the same model.
 
 --techniques says by which of them to climb, and how strongly; what suits a set is found by
 experiments/search.py. Two come only when named: `net`, a rung before the features on which hidden
-units are fewer (the arithmetic of small tables' models is mostly there), and `budget`. Without those that replace crosses, crosses go and nothing comes instead.
+units are fewer (where tables are small, most arithmetic is there), and `budget`. Without those that
+replace crosses, crosses go and nothing comes instead.
 
 Each rung is trained and measured: quality on test with its spread over seeds, and whether it
 differs from massive (experiments/significance.py); parameters, and bytes in training, in serving,

@@ -32,8 +32,8 @@ flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(recipes)
 _TRY = flags.DEFINE_list(
   'try',
-  ['relation:pairwise', 'relation:attentive', 'pcf_gnn', 'features', 'multi_hash:4', 'dims:0.003',
-   'dims:0.03'],
+  ['relation:pairwise', 'relation:attentive', 'pcf_gnn', 'net:2', 'net:4', 'features',
+   'multi_hash:4', 'dims:0.003', 'dims:0.03'],
   'What to try, in this order; words as of --techniques.',
 )  # fmt: skip
 _ALLOWED = flags.DEFINE_float('allowed', 5e-4, 'Valid AUC that may be lost against massive.')
