@@ -95,7 +95,7 @@ def encode(
     BadInput: a value is of a wrong type, or is not the number that it should be.
   """
   if feature.kind in ('id', 'hash'):
-    words = [_text(x, feature.column, row) for row, x in enumerate(column)]
+    words = _texts(column, feature.column, range(len(column)))
     return find(words) if feature.kind == 'id' else values.hash_rows(feature, words)
   if feature.kind == 'ids':
     return _lists(feature, column, width, find)
@@ -107,6 +107,16 @@ def encode(
   if len(there):
     encoded[there] = find(values.buckets(feature, found[there]))
   return encoded
+
+
+def _texts(values, column, rows):
+  """What cells say as texts; rows[i] is where values[i] stands."""
+  words = ['' if x is None else x for x in values]
+  try:
+    ''.join(words).encode()  # All at once: what is no Unicode text is looked for one by one.
+  except (TypeError, UnicodeEncodeError):
+    return [_text(x, column, row) for x, row in zip(words, rows, strict=True)]
+  return words
 
 
 def _text(value, column, row):
@@ -143,22 +153,31 @@ def _shown(value):
 
 
 def _lists(feature, column, width, find):
-  cells = []
-  for row, cell in enumerate(column):
-    parts = cell if isinstance(cell, (list, tuple, np.ndarray)) else [cell]
-    texts = [_text(part, feature.column, row) for part in parts]
-    elements = [word for text in texts for word in text.split(feature.separator) if word]
-    cells.append(elements[:width] or [''])  # An empty cell has one element, which is missing.
-  rows = find([word for cell in cells for word in cell])
+  cells = [x if isinstance(x, (list, tuple, np.ndarray)) else (x,) for x in column]
   counts = np.array([len(cell) for cell in cells], np.int64)
+  texts = [part for cell in cells for part in cell]
+  texts = _texts(texts, feature.column, np.repeat(np.arange(len(cells)), counts))
+  parts = {text: [x for x in text.split(feature.separator) if x] for text in set(texts)}
+  if any(found != [text] for text, found in parts.items()):
+    of_text = np.array([len(parts[text]) for text in texts], np.int64)
+    ends = np.concatenate([[0], np.cumsum(of_text)])[np.concatenate([[0], np.cumsum(counts)])]
+    counts, texts = np.diff(ends), [word for text in texts for word in parts[text]]
+  rows, cell = find(texts), np.repeat(np.arange(len(cells)), counts)
+  place = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
   padded = np.full((len(cells), width), -1, np.int32)
-  padded[np.arange(width)[None] < counts[:, None]] = rows
+  padded[counts == 0, 0] = 0  # An empty cell has one element, which is missing.
+  kept = place < width
+  padded[cell[kept], place[kept]] = rows[kept]
   return padded
 
 
 def _numbers(column, feature):
   """float64 [n], NaN = missing, each checked as the encoder checks it."""
-  found = np.array([_number(x, feature.column, row) for row, x in enumerate(column)], np.float64)
+  if set(map(type, column)) <= {float, type(None)}:
+    found = [math.nan if x is None else x for x in column]
+  else:
+    found = [_number(x, feature.column, row) for row, x in enumerate(column)]
+  found = np.array(found, np.float64)
   bad = np.flatnonzero(np.abs(found) > _LARGEST)
   if len(bad):
     raise BadInput(

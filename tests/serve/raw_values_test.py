@@ -2,8 +2,10 @@
 
 import csv
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from ctr_jax import serve
 from ctr_jax.data import encode
@@ -135,6 +137,47 @@ def test_a_value_is_compared_byte_by_byte():
   assert vocabulary.of_texts(vocabulary.texts([]))(['a']).tolist() == [0]
   with pytest.raises(ValueError, match="cannot tell 'a' from 'a'"):
     vocabulary.texts(['a', 'a'])
+
+
+def test_texts_that_repeat_in_a_large_batch_are_what_each_is_by_itself():
+  find = vocabulary.of_texts(vocabulary.texts(['b', 'a', 'ü']))
+  asked = ['ü', '', 'a', 'c', 'b'] * 50
+  assert find(asked).tolist() == [3, 0, 2, 0, 1] * 50
+
+
+_WORDS = st.lists(st.sampled_from('abcdü'), max_size=5)
+
+
+@hypothesis.given(
+  cells=st.lists(
+    st.one_of(
+      st.none(),
+      _WORDS.map('|'.join),
+      _WORDS,
+      st.lists(_WORDS.map('||'.join), max_size=3).map(tuple),
+      st.lists(st.sampled_from([1, 2.5, True, None, 'a|b']), max_size=3),
+    ),
+    max_size=6,
+  ),
+  width=st.integers(1, 4),
+)
+def test_lists_are_the_first_elements_of_each_cell(cells, width):
+  feature = schema_lib.Feature('tags', 'ids', column='tags', separator='|')
+  rows = {word: i + 1 for i, word in enumerate(['a', 'b', '1', '2.5'])}
+  expected = np.full((len(cells), width), -1, np.int32)
+  for i, cell in enumerate(cells):
+    parts = cell if isinstance(cell, (list, tuple)) else [cell]
+    texts = ['' if x is None else str(int(x)) if x is True else str(x) for x in parts]
+    elements = [word for text in texts for word in text.split('|') if word] or ['']
+    for j, word in enumerate(elements[:width]):
+      expected[i, j] = rows.get(word, 0)
+
+  def find(words):
+    return np.array([rows.get(word, 0) for word in words], np.int32)
+
+  found = raw_values.encode(feature, cells, width, find)
+  np.testing.assert_array_equal(found, expected)
+  assert found.dtype == np.int32
 
 
 def test_row_numbers_where_there_is_no_vocabulary():
