@@ -52,6 +52,7 @@ def main() -> None:
   scorers = [x for x in _SERVED_BY.value if x != 'onnx' or importlib.util.find_spec('onnxruntime')]
   with tempfile.TemporaryDirectory() as folder:
     given = dict(x.split('=', 1) for x in _ARTIFACTS.value)
+    given = {key: pathlib.Path(path).resolve() for key, path in given.items()}
     artifacts = given or _exported(source, pathlib.Path(folder))
     rows = pathlib.Path(folder, 'rows.json')
     rows.write_text(json.dumps(serve_rows.requests(source)))
