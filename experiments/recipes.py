@@ -258,7 +258,7 @@ class Base:
       of_net |= {} if mode == STRENGTHS['relation'] else {'mode': mode}
     if 'net' in techniques:
       if 'hidden' not in of_net:
-        raise ValueError(f'--techniques: net: {net} has no hidden units to spare; leave it out.')
+        raise ValueError(f'--techniques: net: {net} has no one MLP to make smaller; leave it out.')
       fewer = float(techniques['net'])
       of_net['hidden'] = tuple(max(1, round(units / fewer)) for units in of_net['hidden'])
     return self.shared | {'net': net, 'net_options': of_net}

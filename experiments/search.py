@@ -75,14 +75,15 @@ def taken(row: dict[str, Any], current: dict[str, Any], massive: dict[str, Any])
   return auc(current) < bar and auc(row) >= auc(current) + _GAIN.value
 
 
-def applicable(words: list[str], source) -> list[str]:
-  """The words that name something that can be done to this source; says which do not."""
+def applicable(words: list[str], base: recipes.Base) -> list[str]:
+  """The words that name something that can be done to these data and net; says which do not."""
   found = []
   for word in words:
     techniques = recipes.parsed([word])
     try:
+      base.options(techniques)
       if 'multi_hash' in techniques:
-        recipes.hashed(source, float(techniques['multi_hash']))
+        recipes.hashed(base.source, float(techniques['multi_hash']))
     except ValueError as error:
       print(f'{word} is left out: {error}')
       continue
@@ -92,9 +93,9 @@ def applicable(words: list[str], source) -> list[str]:
 
 def main() -> None:
   source = common.source()
-  words = applicable(_TRY.value, source)
+  base = recipes.Base(source)
+  words = applicable(_TRY.value, base)
   with common.workdir('search') as folder:
-    base = recipes.Base(source)
 
     def compact(techniques):
       before = {x: techniques[x] for x in techniques if x in recipes.BEFORE}

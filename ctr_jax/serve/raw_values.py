@@ -110,13 +110,15 @@ def encode(
 
 
 def _texts(values, column, rows):
-  """What cells say as texts; rows[i] is where values[i] stands."""
+  """What cells say as texts of type str; rows[i] is where values[i] stands."""
   words = ['' if x is None else x for x in values]
-  try:
-    ''.join(words).encode()  # All at once: what is no Unicode text is looked for one by one.
-  except (TypeError, UnicodeEncodeError):
-    return [_text(x, column, row) for x, row in zip(words, rows, strict=True)]
-  return words
+  if set(map(type, words)) <= {str}:
+    try:
+      ''.join(words).encode()  # All at once: what is no Unicode text is looked for one by one.
+      return words
+    except UnicodeEncodeError:
+      pass
+  return [_text(x, column, row) for x, row in zip(words, rows, strict=True)]
 
 
 def _text(value, column, row):
@@ -126,7 +128,7 @@ def _text(value, column, row):
   if isinstance(value, str):
     if not value.isascii():
       _refuse_surrogates(value, column, row)
-    return value
+    return str.__str__(value)  # Of a subclass too, which may compare and hash as it likes.
   if isinstance(value, (bool, np.bool_)):
     return str(int(value))
   if isinstance(value, numbers.Integral):
@@ -153,7 +155,7 @@ def _shown(value):
 
 
 def _lists(feature, column, width, find):
-  cells = [x if isinstance(x, (list, tuple, np.ndarray)) else (x,) for x in column]
+  cells = [x if _has_parts(x) else (x,) for x in column]
   counts = np.array([len(cell) for cell in cells], np.int64)
   texts = [part for cell in cells for part in cell]
   texts = _texts(texts, feature.column, np.repeat(np.arange(len(cells)), counts))
@@ -162,13 +164,18 @@ def _lists(feature, column, width, find):
     of_text = np.array([len(parts[text]) for text in texts], np.int64)
     ends = np.concatenate([[0], np.cumsum(of_text)])[np.concatenate([[0], np.cumsum(counts)])]
     counts, texts = np.diff(ends), [word for text in texts for word in parts[text]]
-  rows, cell = find(texts), np.repeat(np.arange(len(cells)), counts)
   place = np.arange(len(texts)) - np.repeat(np.cumsum(counts) - counts, counts)
+  kept = np.flatnonzero(place < width)
   padded = np.full((len(cells), width), -1, np.int32)
   padded[counts == 0, 0] = 0  # An empty cell has one element, which is missing.
-  kept = place < width
-  padded[cell[kept], place[kept]] = rows[kept]
+  cell = np.repeat(np.arange(len(cells)), counts)[kept]
+  words = texts if len(kept) == len(texts) else [texts[i] for i in kept.tolist()]
+  padded[cell, place[kept]] = find(words)
   return padded
+
+
+def _has_parts(cell):
+  return isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
 
 
 def _numbers(column, feature):

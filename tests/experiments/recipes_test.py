@@ -143,11 +143,14 @@ def test_a_smaller_net_is_a_rung_before_features_and_rows(ladder):
   assert [rung.name for rung in ladder('net').rungs][1:] == ['without crosses', 'smaller net']
 
 
-def test_a_net_without_hidden_units_cannot_be_made_smaller(ladder, monkeypatch):
+def test_a_net_without_hidden_units_cannot_be_made_smaller(ladder, monkeypatch, capsys):
   made = recipes.settings.Settings()
   monkeypatch.setattr(type(made), 'net_options', lambda self, net: {})
-  with pytest.raises(ValueError, match='no hidden units'):
+  with pytest.raises(ValueError, match='no one MLP'):
     ladder('net')
+  base = recipes.Base(synthetic.Synthetic(synthetic.small()))
+  assert search.applicable(['net:2', 'multi_hash:4', 'dims:1'], base) == ['multi_hash:4', 'dims:1']
+  assert 'net:2 is left out' in capsys.readouterr().out
 
 
 def test_without_crosses_nothing_can_replace_them(ladder):

@@ -96,6 +96,8 @@ def test_values_of_many_types_mean_the_same(scorer):
     ({'user': [['u1'], 'u2', 'u3']}, "Column 'user', row 0: .* is a list"),
     ({'user': ['\ud800', '', '']}, "Column 'user', row 0: .* is not Unicode"),
     ({'tags': ['a', ['b', 1j], 'c']}, "Column 'tags', row 1: 1j is a complex"),
+    ({'tags': ['a', ['b'], np.array(3)]}, "Column 'tags', row 2: array.3. is a ndarray"),
+    ({'tags': ['a', ['b', 'ü', '\ud800'], 'c']}, "Column 'tags', row 1: .* is not Unicode"),
     ({'price': [1, 2, 'cheap']}, "Column 'price', row 2: 'cheap' is not a number"),
     ({'price': [1, 2, '1_0']}, "Column 'price', row 2: '1_0' is not a number"),
     ({'price': [1, 2, 1e39]}, "Column 'price', row 2: 1e[+]39 is larger than a float32"),
@@ -143,6 +145,32 @@ def test_texts_that_repeat_in_a_large_batch_are_what_each_is_by_itself():
   find = vocabulary.of_texts(vocabulary.texts(['b', 'a', 'ü']))
   asked = ['ü', '', 'a', 'c', 'b'] * 50
   assert find(asked).tolist() == [3, 0, 2, 0, 1] * 50
+
+
+class _Odd(str):
+  """A text that says it equals any other, and cannot be hashed."""
+
+  def __eq__(self, other):
+    return True
+
+
+def test_texts_of_a_subclass_are_the_text_they_hold():
+  find = vocabulary.of_texts(vocabulary.texts(['b', 'a']))
+  feature = schema_lib.Feature('item', 'id', column='item')
+  column = [_Odd('a'), 'b', _Odd('b')] * 50
+  assert raw_values.encode(feature, column, 0, find).tolist() == [2, 1, 1] * 50
+
+
+def test_elements_that_are_cut_are_not_looked_up():
+  feature = schema_lib.Feature('tags', 'ids', column='tags', separator='|')
+  asked = []
+
+  def find(words):
+    asked.extend(words)
+    return np.ones(len(words), np.int32)
+
+  raw_values.encode(feature, ['a|b|c', ['d'] * 1000], 2, find)
+  assert asked == ['a', 'b', 'd', 'd']
 
 
 _WORDS = st.lists(st.sampled_from('abcdü'), max_size=5)
