@@ -156,19 +156,23 @@ def same_epoch(found: dict[str, Any]) -> float | None:
 
 
 def seconds(row: dict[str, Any], epoch: float | str | None) -> float | None:
-  """Training seconds of a row to an epoch, or to its 'best'; epochs of a run take equally long."""
+  """Training seconds of a row to an epoch, or to its 'best'; epochs of a run take equally long.
+
+  The median over seeds: a neighbour on the machine may slow one of them.
+  """
   if not row.get('train_seconds') or epoch is None:
     return None
   to = row['best_epoch'] if epoch == 'best' else [epoch] * len(row['epochs'])
   each = zip(row['train_seconds'], row['epochs'], to, strict=True)
-  return statistics.fmean(whole / epochs * at for whole, epochs, at in each)
+  return statistics.median(whole / epochs * at for whole, epochs, at in each)
 
 
 def all_seconds(row: dict[str, Any]) -> float | None:
   """Training seconds of a row and of the stages before it."""
   if not row.get('train_seconds') or not row.get('train_seconds_before'):
     return None
-  return statistics.fmean(row['train_seconds']) + statistics.fmean(row['train_seconds_before'])
+  both = zip(row['train_seconds'], row['train_seconds_before'], strict=True)
+  return statistics.median(own + before for own, before in both)
 
 
 def speed(found: dict[str, Any]) -> Table:
@@ -197,7 +201,7 @@ def speed(found: dict[str, Any]) -> Table:
     'p99, ms',
   )  # fmt: skip
   return Table('Speed', header, rows, (
-    'Seconds in training steps, the mean over seeds; all stages counts the trainings that a rung '
+    'Seconds in training steps, the median over seeds; all stages counts the trainings that a rung '
     'comes after (gates, searches). Making columns beforehand (history of pairs, node vectors) is '
     'not in it. Latency is from the columns of a request of 256 samples to its probabilities, '
     'one after another.'
@@ -237,7 +241,7 @@ def verdict(found: dict[str, Any]) -> str:
     parts.append(f'training time to best {own / base:.2f}×')
     whole = all_seconds(trained)
     if whole:
-      parts[-1] += f' (all stages {whole / statistics.fmean(first["train_seconds"]):.2f}×)'
+      parts[-1] += f' (all stages {whole / statistics.median(first["train_seconds"]):.2f}×)'
   rates = [statistics.median(x['score_samples_per_second']) for x in (last, first)]
   parts.append(f'scoring rate {rates[0] / rates[1]:.2f}×')
   return f'compact against massive: {"; ".join(parts)}.'
@@ -261,7 +265,7 @@ def headline(found: list[dict[str, Any]]) -> str:
         _p(p_seeds(last, first)),
         f'{seconds(trained, epoch) / seconds(first, epoch):.2f}×',
         f'{seconds(trained, "best") / seconds(first, "best"):.2f}×',
-        f'{whole / statistics.fmean(first["train_seconds"]):.2f}×' if whole else NONE,
+        f'{whole / statistics.median(first["train_seconds"]):.2f}×' if whole else NONE,
         f'{rates[0] / rates[1]:.2f}×',
         len(last['seeds']),
       )
