@@ -53,7 +53,7 @@ def bars() -> str:
     row = found['rows'][0]
     rows.append(
       (
-        row['name'].replace('_', ', '),
+        ', '.join(row['name'].rsplit('_', 1)),
         report.spread(row['test']['auc']),
         report.spread(row['test']['log_loss'], 4),
         found['published_auc'],
