@@ -56,7 +56,8 @@ class Plan:
   scale: float = 1.0
 
   def __post_init__(self):
-    if self.window < 0 or not 1 <= min(self.epochs, self.first_epochs) < _EPOCHS:
+    epochs = (self.epochs, self.first_epochs)
+    if self.window < 0 or min(epochs) < 1 or max(epochs) >= _EPOCHS:
       raise ValueError(f'{self}: a window of 0 or more days, and 1 to {_EPOCHS - 1} epochs.')
 
   def days(self, day: int) -> tuple[int, int]:
@@ -192,7 +193,7 @@ class _Run:
     """(state, samples, seconds) after the passes over a day and its window."""
     plan, (first, last) = self._plan, self._plan.days(day)
     scale = plan.scale if day and not plan.afresh else 1.0
-    state = state._replace(scale=jax.device_put(np.float32(scale)))
+    state = loop.committed(state._replace(scale=jax.device_put(np.float32(scale))))
     source, names = self._stream.learned(first, last), (*stage.model.columns, 'label')
     reader = batches.Batches(source, 'train', names, plan.batch_size, seed=self._seed)
     epochs = plan.epochs if day else plan.first_epochs

@@ -148,7 +148,7 @@ class Run:
     restored = self._checkpoints.restore('last', self.program.like())
     if restored is None:
       state = self.program.create(self._seed)
-      return (_committed(self._start(state)) if self._start else state), Position()
+      return committed(self._start(state) if self._start else state), Position()
     state, position = restored[0], Position(**restored[1])
     if not position.done:
       journal.say(f'{self.name} resumes at epoch {position.epoch + 1}, step {position.step}')
@@ -172,7 +172,8 @@ class Run:
         pending = (metrics, inputs)
         position.step += 1
         position.samples += self.schedule.batch_size
-        leave = self._terminated.is_set()
+        # At the epoch's end it is validated first: what is saved then is of the next epoch.
+        leave = self._terminated.is_set() and position.step < total
         if leave or self.is_due(position):
           bar.update(self.note(*pending, position))
           pending = None
@@ -266,6 +267,7 @@ class Run:
   def _diagnosis(self, value, inputs, position):
     """A sentence for a diverged run: which step, what was in the batch, where to go on from."""
     self._checkpoints.wait()
+    inputs = getattr(inputs, 'inner', inputs)  # Of tables on the host (`hosted.Prepared`).
     lines = [
       f'The loss is {value} at epoch {position.epoch + 1}, step {position.step}. '
       f'Labels: mean {float(np.mean(_here(inputs.label))):.4f}. Values of the batch:'
@@ -317,11 +319,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   temporary.replace(path)
 
 
-def _committed(state: state_lib.State) -> state_lib.State:
+def committed(state: state_lib.State) -> state_lib.State:
   """The state with each array held to the device that it lies on.
 
-  Arrays of a checkpoint are, those that were made are not; where both go into the first step, what
-  comes out of it is held as a whole, and the second step would be compiled anew.
+  Arrays of a checkpoint are, and so is the `scale` after an epoch without improvement; those that
+  were made are not. Where both go into a step it is compiled anew, and what comes out of it is held
+  as a whole, so that the next one is compiled once more.
   """
 
   def hold(x):

@@ -210,7 +210,8 @@ class _Runs:
         for lane in lanes:
           lane.position.step += 1
         _count(lanes, 1)
-        leave = self._terminated.is_set()
+        # Whoever is at its epoch's end is validated before it is saved, see `_ended`.
+        leave = self._terminated.is_set() and all(lane.left for lane in lanes)
         due = [k for k, lane in enumerate(lanes) if leave or lane.run.is_due(lane.position)]
         if due:
           _note(lanes, pending, bar)

@@ -1,11 +1,38 @@
-"""What a run starts from."""
+"""What a run starts from, what it compiles and where it leaves."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
-from ctr_jax.train import loop
+from ctr_jax import compress, models, predict
+from ctr_jax.tables import leaf, rowwise, stack
+from ctr_jax.train import checkpoint, hosted, loop, seeds
 from ctr_jax.train import state as state_lib
+from ctr_jax.train import step as step_lib
+from tests.train import worker
+
+RULES = (('user|item|category', compress.identity()), ('.*', compress.drop()))
+RECIPE = state_lib.Recipe(optax.adam(1e-3), rowwise.sgd(0.01))
+
+
+@functools.cache
+def model():
+  source = worker.tiny()
+  net = models.NETS['dnn'](hidden=(4,))
+  return predict.build(source.schema, source.rows, RULES, net, 4, leaf.normal(0.1), stack.apart)
+
+
+def run(folder, program, validate, *, seed=0, **schedule):
+  schedule = loop.Schedule(**{'epochs': 3, 'batch_size': 256, 'patience': 9} | schedule)
+  return loop.Run(model(), program, schedule, worker.tiny(), folder, {}, seed, validate)
+
+
+def worse_each_time(state):
+  return {'auc': 1 - 1e-3 * int(state.step)}
 
 
 def test_a_step_from_drawn_and_restored_arrays_is_compiled_once():
@@ -14,7 +41,7 @@ def test_a_step_from_drawn_and_restored_arrays_is_compiled_once():
   assert not drawn.committed and restored.committed
   state = state_lib.State(0, 0, 0, {'a': drawn, 'b': restored, 'c': host}, {}, {}, ())
   step = jax.jit(lambda a, b: (a + 1, b + a))
-  held = loop._committed(state).tables
+  held = loop.committed(state).tables
   assert held['c'] is host
   assert held['a'].unsafe_buffer_pointer() == drawn.unsafe_buffer_pointer()  # No copy.
   step(*step(held['a'], held['b']))
@@ -22,3 +49,56 @@ def test_a_step_from_drawn_and_restored_arrays_is_compiled_once():
   mixed = jax.jit(lambda a, b: (a + 1, b + a))
   mixed(*mixed(drawn, restored))
   assert mixed._cache_size() == 2  # What it is held for.
+
+
+def test_an_epoch_without_improvement_compiles_nothing(tmp_path):
+  program = step_lib.program(model(), RECIPE)
+  compiled = []
+
+  def validate(state):
+    compiled.append(program.step._cache_size())
+    return worse_each_time(state)
+
+  assert run(tmp_path / 'one', program, validate).fit().position.misses == 2
+  assert compiled == [1, 1, 1]
+  together = seeds.side_by_side(model(), RECIPE)
+  both = [run(tmp_path / f'{k}', program, worse_each_time, seed=k) for k in range(2)]
+  seeds.fit(both, together)
+  assert together.step._cache_size() == 1
+
+
+@pytest.mark.parametrize('together', [None, seeds.side_by_side])
+def test_whoever_leaves_at_the_end_of_an_epoch_is_validated_before(tmp_path, together):
+  program = step_lib.program(model(), RECIPE)
+  leaving = run(tmp_path, program, worse_each_time, epochs=2)
+  last, note, terminated = leaving.batches.steps_per_epoch, leaving.note, leaving._terminated
+
+  def ends(metrics, inputs, position):
+    if (position.epoch, position.step) == (1, last - 1):
+      terminated.set()
+    return note(metrics, inputs, position)
+
+  leaving.note = ends
+  if together is None:
+    leaving.fit()  # The end of the last epoch: there is nothing to leave.
+  else:
+    runs = seeds._Runs([leaving], together(model(), RECIPE))
+    runs._terminated = terminated
+    runs.fit()
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'checkpoints', model(), {}, 0)
+  state, position = checkpoints.restore('last', program.like())
+  checkpoints.close()
+  assert (position['epoch'], position['done'], position['misses']) == (2, True, 1)
+  assert float(state.scale) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('on_host', [(), ('user',)])
+def test_a_loss_that_is_not_finite_is_said_wherever_tables_are(tmp_path, on_host):
+  recipe = RECIPE._replace(tx=optax.sgd(float('nan')))
+  program = (
+    hosted.program(model(), recipe, on_host, lambda rest: step_lib.program(rest, recipe))
+    if on_host
+    else step_lib.program(model(), recipe)
+  )
+  with pytest.raises(loop.Diverged, match='Lower the learning rate'):
+    run(tmp_path, program, worse_each_time).fit()
