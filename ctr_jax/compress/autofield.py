@@ -19,7 +19,8 @@ def autofield(
   A Gumbel softmax over two logits ≡ σ((their difference + logistic noise) / temperature), the
   Concrete gate; the difference is what is stored. In the paper gates learn from validation
   batches in turn with all else; here every so many steps gates learn from the batch and tables
-  do not, else tables and not gates (the net learns from all). There is no price.
+  do not, else tables and not gates (the net learns from all). There is no price. Whose turn it is
+  not has no gradient; L2 and an optimizer's moments move it all the same.
 
   Args:
     temperature: at first.

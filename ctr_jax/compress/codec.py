@@ -182,6 +182,7 @@ def _link(first: Codec, link: Technique) -> Codec:
     return jax.tree.map(function, parts, *trees, is_leaf=lambda x: isinstance(x, Codec))
 
   flat = leaf_lib.flatten(parts)
+  _refuse_prices_of_rows(first, link, flat.values())
 
   def penalty(rows, **context):
     own = leaf_lib.flatten(rows)
@@ -209,6 +210,21 @@ def _link(first: Codec, link: Technique) -> Codec:
     ),
     penalty=penalty if first.penalty or any(x.penalty for x in flat.values()) else None,
   )
+
+
+def _refuse_prices_of_rows(first, link, parts):
+  """Of a table in parts most reads are none, and a price of the rows that are read counts them."""
+  in_parts = any(path.split('/')[-1] == 'which' for path in leaf_lib.flatten(first.plan))
+  if in_parts and any(part.penalty and prices_rows(part.plan) for part in parts):
+    raise ValueError(
+      f'{link} cannot follow a partition: it prices the rows that are read, and most reads of a '
+      'part are none. Put it before the partition, or use a threshold per table or per column.'
+    )
+
+
+def prices_rows(plan: Any) -> bool:
+  """Whether a trained number of each row is among the leaves."""
+  return any(x.axes == ('row',) and not x.frozen for x in leaf_lib.flatten(plan).values())
 
 
 def where_read(reads: Any, plan: Any, address: Any) -> Any:

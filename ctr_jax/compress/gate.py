@@ -119,4 +119,6 @@ def strength(stored: Mapping[str, Any], counts: np.ndarray | None = None) -> flo
   if len(found) != 1:
     raise ValueError(f'One gate is expected, and {sorted(flat)} has {len(found)}.')
   gate = np.asarray(found[0], np.float64)
+  if counts is not None and not np.sum(counts):
+    raise ValueError('No id of the table was read: the mean of its gates by reads is not known.')
   return float(gate.mean() if counts is None else np.average(gate, weights=counts))

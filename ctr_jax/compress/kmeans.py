@@ -44,8 +44,9 @@ def start(points: jax.Array, centroids: int) -> jax.Array:
   ids = jnp.arange(points.shape[0])
 
   def race(rate, turn):
-    uniform = (hashing.mix(ids, turn).astype(jnp.float32) + 0.5) * 2.0**-32
-    return points[jnp.argmin(jnp.where(rate > 0, -jnp.log(uniform) / rate, jnp.inf))]
+    # Small times win, and float32 is finest near 0: -log(u) would round them to 0.
+    uniform = ((hashing.mix(ids, turn) >> 8).astype(jnp.float32) + 0.5) * 2.0**-24
+    return points[jnp.argmin(jnp.where(rate > 0, -jnp.log1p(-uniform) / rate, jnp.inf))]
 
   def distance(centre):
     return squared_distance(points, centre[None])[:, 0]

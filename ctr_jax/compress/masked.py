@@ -21,7 +21,7 @@ def masked():
   def build(leaf):
     rows, cols = leaf.shape
     ones = leaf_lib.constant(255)
-    bits = leaf_lib.Leaf((rows, -(-cols // 8)), jnp.uint8, ('row', 'byte'), ones, frozen=True)
+    bits = leaf_lib.Leaf((rows, -(-cols // 8)), jnp.uint8, ('row', 'mask'), ones, frozen=True)
 
     def encode(table):
       return {'mask': pack((table != 0).astype(jnp.uint8), 1), 'table': leaf.stored(table)}

@@ -21,8 +21,9 @@ from ctr_jax.tables import leaf as leaf_lib
 def bucket_mean(table: jax.Array, index: jax.Array, buckets: int) -> jax.Array:
   """Mean of the rows of `table` [rows, cols] in each bucket; empty buckets are zero."""
   total = jnp.zeros((buckets, table.shape[1]), table.dtype).at[index].add(table)
-  count = jnp.zeros((buckets, 1), table.dtype).at[index].add(jnp.ones((1, 1), table.dtype))
-  return total / jnp.maximum(count, 1)
+  # Whole numbers: float32 stops counting at 2^24.
+  count = jnp.zeros((buckets, 1), jnp.int32).at[index].add(1)
+  return total / jnp.maximum(count, 1).astype(table.dtype)
 
 
 def _address(ids, way: int, rows: int, buckets: int, seed: int):

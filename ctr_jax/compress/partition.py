@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctr_jax.compress.codec import Codec, Technique, identity, technique, where_read
+from ctr_jax.compress.codec import Codec, Technique, identity, prices_rows, technique, where_read
 from ctr_jax.tables import leaf as leaf_lib
 
 
@@ -78,8 +78,7 @@ def partition(starts: tuple[int, ...], parts: tuple[Technique, ...]):
       return arrays | {'which': jnp.eye(len(used), dtype=jnp.uint8)}
 
     for part, codec in zip(parts, codecs, strict=False):
-      leaves = leaf_lib.flatten(codec.plan).values()
-      if codec.penalty and any(x.axes == ('row',) and not x.frozen for x in leaves):
+      if codec.penalty and prices_rows(codec.plan):
         raise ValueError(
           f'partition cannot take {part}: it prices the rows that are read, and most reads of a '
           'part are none. Use a threshold per table or per column.'

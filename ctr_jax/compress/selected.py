@@ -46,7 +46,7 @@ def selected(
     raise ValueError(f'The importance of {", ".join(wrong)} is not a finite number.')
   ranked = sorted(importance, key=lambda name: (-importance[name], name))
   if keep is not None:
-    kept = ranked[:keep]
+    kept = ranked[: max(keep, 0)]
   elif budget is not None:
     kept = _within(ranked, costs, budget)
   else:

@@ -1,9 +1,10 @@
 """Part of a graph at a time, where the whole does not fit: some edges, and what their ends hear.
 
 A step reads `edges` target edges, their end nodes, and `hops` rounds of up to `fanout` messages to
-each node (all of them where there are no more, else drawn with replacement, so that a mean of the
-drawn is right on average). Everything is padded to sizes that depend on the graph and on these
-numbers alone, so nothing is compiled twice. What is drawn is a function of (seed, step).
+each node (all of them where there are no more, else drawn with replacement). A kind of which none
+is drawn gives no mean, so where some are drawn their mean counts for more: right on average, rare
+kinds too. Everything is padded to sizes that depend on the graph and on these numbers alone, so
+nothing is compiled twice. What is drawn is a function of (seed, step).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Sampler:
     self._seed, self._kinds = seed, 2 * len(graph.relations)
     heard = graph_lib.messages(graph)
     self._sender, self._kind = heard.senders, heard.edges['kind']  # Ordered by receiver.
+    self._share = heard.edges['share']
     counts = np.bincount(heard.receivers, minlength=graph.nodes)
     self._first = np.concatenate([[0], np.cumsum(counts)])
     self.steps_per_epoch = max(1, len(graph.graph.senders) // edges)
@@ -64,7 +66,7 @@ class Sampler:
     """The batch of a step; epochs are permutations of the edges."""
     epoch, at = divmod(step, self.steps_per_epoch)
     chosen = self._order(epoch)[at * self._edges : (at + 1) * self._edges]
-    return self._around(chosen, np.random.default_rng([self._seed, epoch, at]))
+    return self._around(chosen, np.random.default_rng([self._seed, epoch, 1 + at]))
 
   def _permutation(self, epoch):
     return np.random.default_rng([self._seed, epoch]).permutation(len(self._graph.graph.senders))
@@ -73,13 +75,12 @@ class Sampler:
     one = self._graph.graph
     ends = np.concatenate([one.senders[chosen], one.receivers[chosen]])
     frontier = nodes = np.unique(ends)
-    heard = []
+    heard = [self._neighbours(frontier[:0], rng)]  # Without hops there is none.
     for _ in range(self._hops):
       heard.append(self._neighbours(frontier, rng))
       frontier = np.setdiff1d(heard[-1][0], nodes)
       nodes = np.union1d(nodes, frontier)
-    sender, receiver, kind = (np.concatenate(x) for x in zip(*heard, strict=True))
-    messages = self._padded(nodes, sender, receiver, kind)
+    messages = self._padded(nodes, *(np.concatenate(x) for x in zip(*heard, strict=True)))
     place = np.searchsorted(nodes, ends).astype(np.int32)
     edges = {name: x[chosen] for name, x in one.edges.items()}
     u, v = place[: len(chosen)], place[len(chosen) :]
@@ -88,7 +89,10 @@ class Sampler:
     return Batch(messages, *(np.pad(x, (0, missing)) for x in made))
 
   def _neighbours(self, nodes, rng):
-    """(sender, receiver, kind) of what the nodes hear: all, or `fanout` drawn messages."""
+    """(sender, receiver, kind, chance) of what the nodes hear: all, or `fanout` drawn messages.
+
+    The chance is that of drawing any of its kind, (1 - part of the kind)^fanout missing to 1.
+    """
     first, degree = self._first[nodes], self._first[nodes + 1] - self._first[nodes]
     few = degree <= self._fanout
     every = np.arange(self._fanout)
@@ -98,11 +102,15 @@ class Sampler:
     there = place < degree[:, None]
     message = (first[:, None] + place)[there]
     receiver = np.broadcast_to(nodes[:, None], place.shape)[there]
-    return self._sender[message], receiver, self._kind[message]
+    part = 1 / (self._share[message] * np.broadcast_to(degree[:, None], place.shape)[there])
+    chance = np.where(
+      np.broadcast_to(few[:, None], place.shape)[there], 1.0, 1 - (1 - part) ** self._fanout
+    )
+    return self._sender[message], receiver, self._kind[message], chance
 
-  def _padded(self, nodes, sender, receiver, kind):
+  def _padded(self, nodes, sender, receiver, kind, chance):
     receivers = np.searchsorted(nodes, receiver).astype(np.int32)
-    share = graph_lib.shares(receivers, kind, self._kinds)
+    share = graph_lib.shares(receivers, kind, self._kinds) / chance.astype(np.float32)
     part = jraph.GraphsTuple(
       nodes=nodes.astype(np.int32),
       edges={'kind': kind, 'share': share},

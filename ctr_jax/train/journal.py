@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 import time
@@ -38,9 +39,10 @@ class Journal:
     if self._silent:
       return
     if self._path.exists():
-      steps = [json.loads(line)['step'] for line in self._path.read_text().splitlines()]
+      steps, end = _steps(self._path)
       if entry['step'] in steps:
         return
+      os.truncate(self._path, end)
     with self._path.open('a') as file:
       file.write(json.dumps(entry) + '\n')
     for name, value in entry.items():
@@ -50,6 +52,17 @@ class Journal:
   def close(self) -> None:
     if not self._silent:
       self._events.close()
+
+
+def _steps(path):
+  """(steps of the lines, bytes up to the last whole one): a kill may have cut the last line off."""
+  steps, end = [], 0
+  for line in path.read_bytes().splitlines(keepends=True):
+    if not line.endswith(b'\n'):
+      break
+    steps.append(json.loads(line)['step'])
+    end += len(line)
+  return steps, end
 
 
 class _Bar:

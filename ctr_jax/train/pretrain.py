@@ -42,7 +42,7 @@ class Config:
     layers: of a graph encoder.
     learning_rate: of Adam.
     l2: pull of a node's own vector to zero, in units of the edges' weights.
-    steps: at most.
+    steps: at most; a multiple of `every`.
     every: steps between two looks at the held-out edges.
     patience: looks without a better one before it stops.
     held_out: share of the edges.
@@ -61,6 +61,13 @@ class Config:
   held_out: float = 0.1
   batch_edges: int = 0
   fanout: int = 10
+
+  def __post_init__(self):
+    if self.every < 1 or self.steps < self.every or self.steps % self.every:
+      raise ValueError(
+        f'steps={self.steps} with a look every {self.every} steps: take a multiple of it, since '
+        'training ends at a look.'
+      )
 
 
 class Pretrained(NamedTuple):

@@ -184,3 +184,8 @@ def test_strength_of_gates_of_ids_is_by_reads():
 def test_settings_that_make_no_sense_are_refused(make, words):
   with pytest.raises(ValueError, match=words):
     make()
+
+
+def test_a_table_that_nobody_read_has_no_mean_by_reads():
+  with pytest.raises(ValueError, match='No id of the table was read'):
+    gate.strength({'gate': np.ones(3), 'table': np.ones((3, 2))}, np.zeros(3))

@@ -110,3 +110,12 @@ def test_padding_the_last_part_keeps_its_columns():
   codes, centres = kmeans.by_part(table, 2, 30, 3)
   assert codes.shape == (30, 2) and codes.dtype == jnp.uint8 and centres.shape == (2, 30, 3)
   np.testing.assert_array_equal(centres[1, :, 2], 0)
+
+
+def test_no_draw_takes_no_time_at_all():
+  # Its hash is the largest of eight million in turn 1: as float32 it once was 1, the time then 0.
+  ids, lucky = jnp.arange(8_000_000), 7_988_786
+  bits = kmeans.hashing.mix(ids, 1)
+  assert int(jnp.argmax(bits)) == lucky
+  points = jnp.zeros((8_000_000, 1)).at[6_000_000:].set(1.0).at[lucky].set(1e-6)
+  assert float(kmeans.start(points, 2)[:, 0].max()) == 1.0

@@ -190,3 +190,10 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_more_ways_than_columns_are_refused():
   with pytest.raises(ValueError, match='7 ways cannot share out 6 columns'):
     compress.multi_hash(5, ways=7, combine='concat')(FULL)
+
+
+@pytest.mark.long
+def test_a_bucket_counts_beyond_what_float32_can():
+  rows = 2**25
+  total = jnp.zeros((rows, 1)).at[0].set(float(rows))
+  assert float(bucket_mean(total, jnp.zeros(rows, jnp.int32), 1)[0, 0]) == 1.0

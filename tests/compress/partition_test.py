@@ -158,3 +158,15 @@ def test_bad_ranges(starts):
     compress.partition(starts, PARTS[:2])
   with pytest.raises(ValueError, match='at least one hot row'):
     compress.hot_cold(0, PARTS[0])
+
+
+def test_prices_of_rows_are_refused_after_parts_as_inside_of_them():
+  prices = compress.prune('row')
+  parts = compress.partition((0, 5), (compress.identity(), compress.identity()))
+  with pytest.raises(ValueError, match='prices the rows that are read'):
+    compress.partition((0, 5), (prices, compress.identity()))(FULL)
+  for links in ((parts, prices), (compress.multi_hash(20, 2), parts, prices)):
+    with pytest.raises(ValueError, match='cannot follow a partition'):
+      compress.chain(*links)(FULL)
+  for links in ((prices, parts), (parts, compress.prune('table'))):
+    compress.chain(*links)(FULL)

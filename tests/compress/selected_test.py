@@ -85,3 +85,9 @@ def test_what_makes_no_sense_is_refused(arguments, words):
     compress.selected(SCORES, **arguments)
   with pytest.raises(ValueError, match='not a finite number'):
     compress.selected({'a': float('nan')}, keep=1)
+
+
+@pytest.mark.parametrize('keep', [0, -1])
+def test_at_least_one_stays(keep):
+  with pytest.raises(ValueError, match='No feature is left'):
+    compress.selected(SCORES, keep=keep)

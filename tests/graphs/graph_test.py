@@ -191,3 +191,33 @@ def test_few_neighbours_are_drawn_and_padding_changes_nothing():
   np.testing.assert_allclose(
     model.apply(params, one.messages, *ends), model.apply(params, bare, *ends), rtol=1e-6
   )
+
+
+def test_means_of_drawn_neighbours_are_right_on_average():
+  rare = pairs.Pairs('a', 'b', np.array([1]), np.array([1]), np.array([1]), np.array([2]))
+  many = np.arange(1, 10)
+  often = pairs.Pairs('a', 'c', np.ones(9, int), many, np.ones(9, int), np.full(9, 2))
+  tables = {'a': 'a', 'b': 'b', 'c': 'c'}
+  found = graph.build([rare, often], tables, {'a': 2, 'b': 2, 'c': 10}, 0.3)
+  sampler = sample.Sampler(found, edges=1, hops=1, fanout=3, seed=0)
+  means = []
+  for step in range(800):
+    part = sampler._around(np.array([0]), np.random.default_rng(step)).messages
+    here = part.nodes[part.receivers] == 1  # The one that has ten neighbours of two kinds.
+    slots = part.edges['kind'][here]
+    means.append(np.bincount(slots, part.edges['share'][here], minlength=4))
+  got, error = np.mean(means, 0), np.std(means, 0) / len(means) ** 0.5
+  whole = graph.messages(found)
+  here = whole.receivers == 1
+  want = np.bincount(whole.edges['kind'][here], whole.edges['share'][here], minlength=4)
+  np.testing.assert_array_less(np.abs(got - want), 4 * error + 1e-6)
+
+
+@pytest.mark.parametrize('hops', [0, 1])
+def test_the_draws_of_a_batch_are_not_those_of_the_order(hops, monkeypatch):
+  found, made = small()[0], []
+  generator = np.random.default_rng
+  monkeypatch.setattr(np.random, 'default_rng', lambda key: made.append(key) or generator(key))
+  sample.Sampler(found, edges=4, hops=hops, fanout=2, seed=3).batch(0)
+  first = [generator(key).random() for key in made]
+  assert len(first) == len(set(first)) == 2

@@ -90,6 +90,18 @@ def test_sampled_steps_learn_what_whole_ones_do(tmp_path):
   assert np.corrcoef(pretrain.scores(made, 0, u, v), truth)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize('method', ['biases', 'dot', 'two_tower'])
+def test_methods_without_neighbours_are_sampled_too(tmp_path, method):
+  config = dataclasses.replace(FAST, method=method, batch_edges=2000, steps=40)
+  errors = pretrain.pretrain(planted()[0], config, tmp_path, 0).history
+  assert errors[-1]['seen'] < errors[0]['seen']
+
+
+def test_training_ends_at_a_look():
+  with pytest.raises(ValueError, match='a multiple of it'):
+    dataclasses.replace(FAST, steps=5, every=4)
+
+
 def test_missing_values_score_nothing_and_finished_folders_are_opened(tmp_path):
   found = planted()[0]
   config = dataclasses.replace(FAST, method='dot', steps=20)
