@@ -1,5 +1,6 @@
 """Days that arrive: scored before they are learned, resumed after a kill, rows made anew."""
 
+import contextlib
 import functools
 
 import jax
@@ -179,3 +180,11 @@ def test_bytes_written_are_those_of_changed_rows():
   assert days.written(before, after, state.net) == net + 2 * (3 * 4 + 4)
   after['user'] += 1
   assert days.written(before, after, state.net) == net + after['user'].nbytes
+
+
+def test_a_run_that_goes_on_compiles_no_step_twice(tmp_path):
+  for dies in (2, None):
+    one = stage.__wrapped__()
+    with contextlib.suppress(Killed):
+      days.run(PLAN, {0: one}, Watch(dies).stream(), tmp_path, {}, 0)
+    assert one.program.step._cache_size() == 1
