@@ -71,10 +71,12 @@ class Window:
     source = stream.source
     self.schema, self.rows, self.extras = source.schema, source.rows, source.extras
     self.title = getattr(source, 'title', source.schema.name)
-    text = f'{source.checksum} {stream.starts.tolist()} {first} {last} {scored}'
-    self.checksum = hashlib.sha256(text.encode()).hexdigest()
     learned = stream.order[stream.starts[first] : stream.starts[last + 1]]
     held = stream.order[stream.starts[scored] : stream.starts[scored + 1]]
+    digest = hashlib.sha256(f'{source.checksum} {len(learned)} {len(held)} '.encode())
+    for numbers in (learned, held):
+      digest.update(np.ascontiguousarray(numbers, np.int64))
+    self.checksum = digest.hexdigest()
     self._order = {'train': learned, 'valid': held, 'test': held}
     self._source = source
 
