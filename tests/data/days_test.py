@@ -65,6 +65,27 @@ def test_windows_of_other_orders_have_other_checksums():
     second.share(first)
 
 
+class _Dated:
+  """Samples of these days."""
+
+  schema = SOURCE.schema
+
+  def __init__(self, *days_of):
+    self._days = np.array(days_of, np.int64)
+
+  def num_samples(self, split):
+    return len(self._days) * (split == 'train')
+
+  def read(self, split, names, start, stop):
+    return dict.fromkeys(names, self._days[start:stop])
+
+
+def test_a_day_without_samples_is_named_as_in_the_data():
+  with pytest.raises(ValueError, match=r"^Day 20260103 of '.*' has no samples"):
+    days.by_column(_Dated(20260102, 20260106))
+  assert days.by_column(_Dated(20260103, 20260102)).days == 2
+
+
 def test_what_cannot_be_is_refused():
   stream = days.by_column(SOURCE)
   with pytest.raises(ValueError, match='there are 0 to 5'):
