@@ -94,6 +94,7 @@ def _paths(rows):
   for path in (p for paths in found.values() for p in paths):
     if not path.is_file():
       raise FileNotFoundError(f'There is no file {path}.')
+  files.check_apart(found)
   return found
 
 

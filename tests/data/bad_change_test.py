@@ -175,6 +175,15 @@ def test_appended_rows(path):
   assert source.manifest['tables']['user']['coverage'] == 6 / 7
 
 
+def test_a_file_is_appended_to_one_split(path):
+  day = write(path.parent / 'day.csv', LINES[0], '1,a,7,x')
+  refuses(
+    path,
+    lambda: appending.append(path, {'train': [day], 'test': [day]}, progress=False),
+    f'{day} is a file of both train and test',
+  )
+
+
 def test_functions_are_given_again(path):
   function(path, lambda read: read['price'] + 1)
   lines = (LINES[0], '1,a,1,x')

@@ -93,6 +93,15 @@ def test_second_file_of_a_glob(tmp_path):
     encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
 
 
+def test_a_file_in_two_splits(tmp_path):
+  write(tmp_path, lines_of(), 'day_1.csv')
+  write(tmp_path, lines_of(), 'day_2.csv')
+  schema = Schema('s', FEATURES, files={'train': 'day_*.csv', 'valid': 'day_2.csv'})
+  message = rf'{tmp_path}/day_2\.csv is a file of both train and valid'
+  with pytest.raises(ValueError, match=message):
+    encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
+
+
 def test_skips_are_counted_by_reason(tmp_path):
   write(tmp_path, lines_of('1', '5,a,1,1', '1,a,x,1', '1,a,1', '1,a,1,y', '7,a,x,y'))
   source = run(tmp_path, 'skip')
