@@ -3,6 +3,7 @@
 import gzip
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -158,6 +159,19 @@ def test_two_columns_of_one_name(tmp_path):
 def test_headerless_without_names(tmp_path):
   write(tmp_path, GOOD)
   refuses(tmp_path, 'it must name the columns', header=False)
+
+
+def test_delimiter_of_several_characters(tmp_path):
+  write(tmp_path, [line.replace(',', '::') for line in lines_of()])
+  refuses(tmp_path, "The delimiter '::' has several characters", delimiter='::')
+  # DuckDB reads it where nothing has to be looked for.
+  write(tmp_path, [line.replace(',', '::') for line in GOOD])
+  options = {'delimiter': '::', 'header': False, 'columns': HEAD.split(',')}
+  write(tmp_path, ['1::a', *(line.replace(',', '::') for line in GOOD)], 'bad.csv')
+  assert run(tmp_path, **options).num_samples('train') == 3
+  (tmp_path / 'bad.csv').rename(tmp_path / 'train.csv')
+  shutil.rmtree(tmp_path / 'out')
+  refuses(tmp_path, "The delimiter '::' has several characters", **options)
 
 
 @pytest.mark.parametrize('name', ['train.csv', 'train.csv.gz'])
