@@ -51,6 +51,7 @@ BAD_ROWS = {
   'too_many': ('1,a,2,3,4', ('5 fields, not 4', '1,a,2,3,4'), 'wrong number of fields'),
   'numeric': ('1,a,cheap,3', ("column 'price': 'cheap': not a number",), 'not a number'),
   'infinite': ('1,a,1e999,3', ("column 'price': '1e999': not a number",), 'not a number'),
+  'underscore': ('1,a,1_000,3', ("column 'price': '1_000': not a number",), 'not a number'),
   'bucket': ('1,a,2,3x', ("column 'clicks': '3x': not a number",), 'not a number'),
   'label': ('2,a,2,3', ("column 'label': '2': label is not 0 or 1",), 'label is not 0 or 1'),
   'no_label': (',a,2,3', ("column 'label': '': label is not 0 or 1",), 'label is not 0 or 1'),
@@ -242,7 +243,7 @@ def test_times(tmp_path):
   schema = Schema('s', (Feature('user'),), files={'all': 'train.csv'}, split=split)
   write(tmp_path, ['label,user,when', '1,a,10', '1,a,@'])
   good = (tmp_path / 'train.csv').read_text()
-  for value in ('soon', 'nan', ''):
+  for value in ('soon', 'nan', 'inf', '-inf', '1_0', ''):
     (tmp_path / 'train.csv').write_text(good.replace('@', value))
     with pytest.raises(ValueError, match=rf"train\.csv:3: column 'when': '{value}': no time"):
       encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
