@@ -278,6 +278,17 @@ def test_too_little_memory(tmp_path):
     encode.encode(schema, tmp_path, tmp_path / 'out', memory='1MB', progress=False)
 
 
+def test_a_folder_that_is_there(tmp_path):
+  write(tmp_path, lines_of())
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'notes').touch()
+  with pytest.raises(FileExistsError, match='is there and is no encoded data set'):
+    run(tmp_path)
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['notes']
+  (tmp_path / 'out' / 'notes').unlink()
+  assert run(tmp_path).num_samples('train') == 3  # It was empty.
+
+
 def test_on_bad_row_is_spelt_right(tmp_path):
   with pytest.raises(ValueError, match="'error' or 'skip', not 'ignore'"):
     run(tmp_path, 'ignore')
