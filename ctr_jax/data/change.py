@@ -50,6 +50,7 @@ def drop(path, names: Sequence[str], ungroup: bool = False, dry_run: bool = Fals
     KeyError: there is no such column.
     ValueError: no feature would be left, or the group would go unasked.
   """
+  names = tuple(dict.fromkeys(names))
   with versions.change(path, f'drop {", ".join(names)}', dry_run=dry_run) as draft:
     adding.known(draft, names, also=())
     schema = draft.schema

@@ -95,14 +95,6 @@ def test_keys(path):
   np.testing.assert_array_equal(found, [7, np.nan, 7, np.nan, np.nan])
 
 
-def test_a_column_may_be_named_as_the_reader_of_keys(path):
-  file = write(path.parent / 'users.csv', 'user,key', 'a,1', 'b,2')
-  feature = Feature('key', 'numeric', table='the_key')
-  adding.by_key(path, feature, [file], 'user', on_missing='missing', progress=False)
-  found = columns.open_columns(path).read('train', ['key'], 0, 5)['key']
-  np.testing.assert_array_equal(found, [1, 2, 1, 2, np.nan])
-
-
 def test_names(path):
   file = write(path.parent / 'x.csv', 'x', *'12345')
 
@@ -223,6 +215,19 @@ def test_columns_beside(path, tmp_path):
   append(path, 'label,user,tags', '1,a,x', '0,a,x')
   with pytest.raises(ValueError, match='samples'):
     beside.join(columns.open_columns(path), part)
+
+
+def test_a_column_may_be_named_as_the_reader_of_keys(path):
+  file = write(path.parent / 'users.csv', 'user,key', 'a,1', 'b,2')
+  feature = Feature('key', 'numeric', table='the_key')
+  adding.by_key(path, feature, [file], 'user', on_missing='missing', progress=False)
+  found = columns.open_columns(path).read('train', ['key'], 0, 5)['key']
+  np.testing.assert_array_equal(found, [1, 2, 1, 2, np.nan])
+
+
+def test_a_column_is_dropped_once(path):
+  assert change.drop(path, ['price', 'price']).version == 2
+  assert columns.open_columns(path).schema.names == ('user', 'tags')
 
 
 @pytest.mark.parametrize('where', ['close', 'manifest'])
