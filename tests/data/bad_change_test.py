@@ -208,6 +208,9 @@ def test_columns_beside(path, tmp_path):
 
   part = additions.numbers(source, tmp_path / 'twice', ['twice'], {}, of)
   change.drop(path, ['price'])
+  # Of what has the same samples, but maybe another `price`.
+  with pytest.raises(FileExistsError, match=r'another version of the data set.* join them'):
+    additions.numbers(columns.open_columns(path), tmp_path / 'twice', ['twice'], {}, of)
   joined = beside.join(columns.open_columns(path), part)
   assert joined.schema.names == ('user', 'tags', 'twice')
   with pytest.raises(ValueError, match='made of another data set: make others'):
