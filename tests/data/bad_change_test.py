@@ -175,6 +175,19 @@ def test_appended_rows(path):
   assert source.manifest['tables']['user']['coverage'] == 6 / 7
 
 
+@pytest.mark.parametrize('on_absent', ['error', 'missing'])
+def test_files_of_which_some_lack_a_column(path, on_absent):
+  one = write(path.parent / 'one.csv', 'label,user,tags', '1,a,x')
+  both = write(path.parent / 'both.csv', LINES[0], '1,a,7,x')
+  rows = {'train': [both], 'valid': [one]}
+  refuses(
+    path,
+    lambda: appending.append(path, rows, on_absent=on_absent, progress=False),
+    f"{one} has no column 'price', which feature 'price' reads, and {both} has it",
+    'append these files apart',
+  )
+
+
 def test_a_file_is_appended_to_one_split(path):
   day = write(path.parent / 'day.csv', LINES[0], '1,a,7,x')
   refuses(
@@ -182,6 +195,30 @@ def test_a_file_is_appended_to_one_split(path):
     lambda: appending.append(path, {'train': [day], 'test': [day]}, progress=False),
     f'{day} is a file of both train and test',
   )
+
+
+def test_rows_without_a_header_and_with_an_added_column(tmp_path):
+  write(tmp_path / 'train.csv', '1,a', '0,b')
+  schema = Schema(
+    's', (Feature('user'),), files={'train': 'train.csv'}, header=False, columns=('label', 'user')
+  )
+  path = tmp_path / 'out'
+  encode.encode(schema, tmp_path, path, progress=False)
+  ages = write(tmp_path / 'ages.csv', 'age', '5', '6')
+  adding.by_row(path, Feature('age', 'numeric'), {'train': [ages]}, progress=False)
+  says = r'has no column .age.* \(such as --columns=label,user,age\), or let it'
+  with pytest.raises(ValueError, match=says):
+    append(path, '1,b,7')
+  append(path, '1,b,7', columns=['label', 'user', 'age'])
+  append(path, '0,a', on_absent='missing')
+  found = columns.open_columns(path).read('train', ['user', 'age'], 0, 4)
+  np.testing.assert_array_equal(found['user'], [1, 2, 2, 1])
+  np.testing.assert_array_equal(found['age'], [5, 6, 7, np.nan])
+
+
+def test_files_with_a_header_name_their_columns_themselves(path):
+  names = ['label', 'user', 'price', 'tags']
+  refuses(path, lambda: append(path, *LINES[:2], columns=names), 'leave out --columns')
 
 
 def test_functions_are_given_again(path):
