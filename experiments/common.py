@@ -275,9 +275,15 @@ def environment() -> dict[str, Any]:
 def command(experiment: str) -> str:
   """The command that made a result, folders of one machine left out, flag files spelt out."""
   hidden = ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export', 'write')
-  hidden = (*(f'--{name}' for name in hidden), '--nosave', '--nodebug')
-  given = flags.FLAGS.read_flags_from_files(sys.argv[1:])
-  arguments = [argument for argument in given if not argument.startswith(hidden)]
+  hidden = (*hidden, 'nosave', 'nodebug')
+  given = iter(flags.FLAGS.read_flags_from_files(sys.argv[1:]))
+  arguments = []
+  for argument in given:
+    name, equals, _ = argument.lstrip('-').partition('=')
+    if not argument.startswith('-') or not name.startswith(hidden):
+      arguments.append(argument)
+    elif not equals and name in flags.FLAGS and not flags.FLAGS[name].boolean:
+      next(given, None)  # Its value.
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 
 

@@ -81,3 +81,8 @@ def test_the_command_of_a_result_has_what_made_it_and_no_folder(tmp_path, monkey
   given = [f'--flagfile={tmp_path}/mine.cfg', '--seeds=3', f'--export={tmp_path}', '--save_result']
   monkeypatch.setattr(sys, 'argv', ['search', *given])
   assert common.command('search') == 'python -m experiments.search --techniques=dims:0.01 --seeds=3'
+  given = ['--seeds', '3', '--workdir', str(tmp_path), '--debug', '-data_dir', str(tmp_path)]
+  monkeypatch.setattr(sys, 'argv', ['search', *given, '--data', 'x'])
+  assert common.command('search') == 'python -m experiments.search --seeds 3 --data x'
+
+
