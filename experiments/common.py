@@ -194,7 +194,8 @@ def best_possible(data: columns.Source) -> dict[str, Any]:
 
 def data_name() -> str:
   """`--data` as a word for file names."""
-  return pathlib.Path(DATA.value).stem
+  name = DATA.value.removesuffix(WIDE)
+  return pathlib.Path(name).stem + WIDE * (name != DATA.value)
 
 
 def _default_workdir(experiment: str) -> pathlib.Path:

@@ -86,3 +86,14 @@ def test_the_command_of_a_result_has_what_made_it_and_no_folder(tmp_path, monkey
   assert common.command('search') == 'python -m experiments.search --seeds 3 --data x'
 
 
+@pytest.mark.parametrize(
+  'data, name',
+  [
+    ('x/clicks.toml', 'clicks'),
+    ('x/clicks.toml_wide', 'clicks_wide'),
+    ('frappe_x1_wide', 'frappe_x1_wide'),
+  ],
+)
+def test_data_have_names_of_their_own(data, name):
+  with flagsaver.flagsaver(data=data):
+    assert common.data_name() == name
