@@ -194,7 +194,8 @@ def best_possible(data: columns.Source) -> dict[str, Any]:
 
 def data_name() -> str:
   """`--data` as a word for file names."""
-  return pathlib.Path(DATA.value).stem
+  name = DATA.value.removesuffix(WIDE)
+  return pathlib.Path(name).stem + WIDE * (name != DATA.value)
 
 
 def _default_workdir(experiment: str) -> pathlib.Path:
@@ -275,9 +276,15 @@ def environment() -> dict[str, Any]:
 def command(experiment: str) -> str:
   """The command that made a result, folders of one machine left out, flag files spelt out."""
   hidden = ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export', 'write')
-  hidden = (*(f'--{name}' for name in hidden), '--nosave', '--nodebug')
-  given = flags.FLAGS.read_flags_from_files(sys.argv[1:])
-  arguments = [argument for argument in given if not argument.startswith(hidden)]
+  hidden = (*hidden, 'nosave', 'nodebug')
+  given = iter(flags.FLAGS.read_flags_from_files(sys.argv[1:]))
+  arguments = []
+  for argument in given:
+    name, equals, _ = argument.lstrip('-').partition('=')
+    if not argument.startswith('-') or not name.startswith(hidden):
+      arguments.append(argument)
+    elif not equals and name in flags.FLAGS and not flags.FLAGS[name].boolean:
+      next(given, None)  # Its value.
   return ' '.join(['python -m', f'experiments.{experiment}', *map(shlex.quote, arguments)])
 
 

@@ -28,6 +28,8 @@ ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" hold
 CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are changed.')
 NET = flags.DEFINE_string('net', 'dcn', f'One of {", ".join(models.NETS)}.')
 RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
+# Of these only --core_rows is of every sweep; the others are of those that make columns of pairs.
+_RECIPE = ('core_rows', 'pairs', 'min_count', 'vector_dim', 'vector_l2')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,12 @@ def folder_name(group: str, name: str) -> str:
   return re.sub(r'[^\w.=,+×-]+', '_', f'{group} {name}'.strip())
 
 
+def _changed() -> dict[str, Any]:
+  """Flags that are part of the recipe of rows whatever their names, where not at their defaults."""
+  there = {name: flags.FLAGS[name] for name in _RECIPE if name in flags.FLAGS}
+  return {name: flag.value for name, flag in there.items() if flag.value != flag.default}
+
+
 def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   """`found` with the rows that experiments/results already has of the same data and settings.
 
@@ -161,15 +169,18 @@ def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   path = common.RESULTS / f'{name}.json'
   for row in found['rows']:
     row.setdefault('command', found['command'])
+  if changed := _changed():
+    found = found | {'flags': changed}
   if not path.exists():
     return found
   before = json.loads(path.read_text())
-  same = ('data_checksum', 'base', 'added', 'how')
-  if any(before.get(key) != found.get(key) for key in same):
+  same = ('data_checksum', 'base', 'added', 'how', 'flags')
+  differ = [key for key in same if before.get(key) != found.get(key)]
+  if differ:
     if common.SAVE.value:
-      settings = [before[key] for key in same[1:] if key in before]
+      there = ', '.join(f'{key}: {before.get(key, "by default")}' for key in differ)
       raise ValueError(
-        f'{path} has rows of other data or settings ({settings}): rows are compared with each '
+        f'{path} has rows of other data or settings ({there}): rows are compared with each '
         'other, so move it away first, or leave out --save_result.'
       )
     return found

@@ -114,7 +114,9 @@ def by_key(
   with opened(path, what, memory, progress, dry_run) as (draft, con, said):
     there = checked_key(draft, key)
     checked(draft, feature)
-    reader = schema_lib.Feature('key', 'id', column=key_column or there.column)
+    taken = (feature.name, feature.table)
+    name = next(x for x in ('key', 'the_key', 'its_key') if x not in taken)
+    reader = schema_lib.Feature(name, 'id', column=key_column or there.column)
     table, _ = _load(con, (reader, feature), paths, form, memory, said.say)
     number = 0 if _is_number(feature) else int(feature.column != reader.column)
     lines = table.select('row', key=table[_KEY], **{_VALUE: table[_loaded_as(feature, number)]})

@@ -48,7 +48,7 @@ def make(
       `vocabulary` or `lookup`.
 
   Raises:
-    FileExistsError: `out` holds something else.
+    FileExistsError: `out` holds something else, or columns of another version of the data set.
   """
   schema = schema_lib.Schema(f'{source.schema.name}-beside', tuple(features))
   out, counts = pathlib.Path(out), {s: source.num_samples(s) for s in schema_lib.SPLITS}
@@ -61,8 +61,14 @@ def make(
       manifest |= {'beside': sorted(beside.checksums(source)), 'made_of': made_of}
       storage.write_json(folder / columns.MANIFEST, manifest)
   found = columns.open_columns(out)
-  expected = {'beside': sorted(beside.checksums(source)), 'made_of': made_of}
-  if any(found.manifest.get(key) != value for key, value in expected.items()):
+  known, of = sorted(beside.checksums(source)), found.manifest.get('beside', [])
+  if known != of and set(known) & set(of) and found.manifest.get('made_of') == made_of:
+    raise FileExistsError(
+      f'{out} holds columns that were made of another version of the data set, which may have had '
+      'other values in columns of the same names. If it had not, open them (columns.open_columns) '
+      'and join them; else remove them or choose another folder.'
+    )
+  if known != of or found.manifest.get('made_of') != made_of:
     raise FileExistsError(
       f'{out} holds columns that were made of another data set or otherwise '
       f'({found.manifest.get("made_of")}). Remove it or choose another folder.'

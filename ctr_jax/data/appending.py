@@ -26,6 +26,7 @@ def append(
   min_count: int = 0,
   on_bad_row: str = 'error',
   on_absent: str = 'error',
+  columns: Sequence[str] = (),
   memory: str = '1GB',
   progress: bool = True,
   dry_run: bool = False,
@@ -40,7 +41,10 @@ def append(
       number; 0 = as often as its feature says.
     on_bad_row: 'error' or 'skip', as when encoding.
     on_absent: 'error' refuses files without the raw column of some feature; 'missing' lets the
-      feature's values be missing in all of the rows, and says so.
+      feature's values be missing in all of the rows, and says so. A column that only some of the
+      files have is refused in either case.
+    columns: of files without a header; by default as the schema says, which knows no columns that
+      were added.
     memory: limit of DuckDB.
     progress: whether to say on stderr how far it is.
     dry_run: do everything and change nothing.
@@ -61,13 +65,8 @@ def append(
   what = f'append {", ".join(str(p) for found in paths.values() for p in found)}'
   with adding.opened(path, what, memory, progress, dry_run, False) as (draft, con, said):
     functions = _functions(draft, functions or {})
-    schema = _to_read(draft, functions)
-    absent = _absent(draft, schema, paths)
-    if absent and on_absent == 'error':
-      raise ValueError(
-        f'A file has no column {schema.feature(absent[0]).column!r}, which feature {absent[0]!r} '
-        'reads: put it there, or let it be missing (--on_absent=missing).'
-      )
+    schema = _to_read(draft, functions, columns)
+    absent = _absent(draft, schema, paths, on_absent)
     read = [f for f in schema.features if f.name not in absent]
     schema = dataclasses.replace(schema, features=tuple(read))
     plan = raw.make_plan(schema)
@@ -94,6 +93,7 @@ def _paths(rows):
   for path in (p for paths in found.values() for p in paths):
     if not path.is_file():
       raise FileNotFoundError(f'There is no file {path}.')
+  files.check_apart(found)
   return found
 
 
@@ -113,7 +113,7 @@ def _functions(draft, given):
   return {name: (how['inputs'], given[name]) for name, how in made.items()}
 
 
-def _to_read(draft, functions):
+def _to_read(draft, functions, columns):
   """The schema of the files: rows go where they are sent, and functions are in no file."""
   schema = draft.schema
   features = tuple(f for f in schema.features if f.name not in functions)
@@ -122,6 +122,8 @@ def _to_read(draft, functions):
   known += [schema.split.column] if schema.split.by == 'time' else []
   if not features:
     raise ValueError(f'Every column of {schema.name!r} is a function of others.')
+  if columns and schema.header:
+    raise ValueError('The columns are named by the header of the files: leave out --columns.')
   return dataclasses.replace(
     schema,
     features=features,
@@ -129,14 +131,29 @@ def _to_read(draft, functions):
     split=schema_lib.Split(),
     group='',
     ignore=tuple(dict.fromkeys((*schema.ignore, *known))),
+    columns=tuple(columns) or schema.columns,
   )
 
 
-def _absent(draft, schema, paths):
-  """Features whose raw column is not in every file."""
-  there = [set(readers.names_in(schema, p)) for found in paths.values() for p in found]
-  both = set.intersection(*there)
-  absent = [f.name for f in schema.features if f.column not in both]
+def _absent(draft, schema, paths, on_absent):
+  """Features whose raw column is in no file."""
+  there = {p: readers.names_in(schema, p) for found in paths.values() for p in found}
+  absent = []
+  for feature in schema.features:
+    lacking = [path for path, names in there.items() if feature.column not in names]
+    if not lacking:
+      continue
+    absent.append(feature.name)
+    what = f'{lacking[0]} has no column {feature.column!r}, which feature {feature.name!r} reads'
+    if len(lacking) < len(there):
+      has = next(path for path in there if path not in lacking)
+      raise ValueError(f'{what}, and {has} has it: put it there, or append these files apart.')
+    if on_absent == 'error':
+      how = ''
+      if not schema.header:
+        every = dict.fromkeys((*schema.columns, *(f.column for f in schema.features)))
+        how = f' and name the columns in their order (such as --columns={",".join(every)})'
+      raise ValueError(f'{what}: put it there{how}, or let it be missing (--on_absent=missing).')
   if len(absent) == len(schema.features):
     raise ValueError(f'The files have no column that {draft.path} has.')
   return absent

@@ -50,6 +50,7 @@ def drop(path, names: Sequence[str], ungroup: bool = False, dry_run: bool = Fals
     KeyError: there is no such column.
     ValueError: no feature would be left, or the group would go unasked.
   """
+  names = tuple(dict.fromkeys(names))
   with versions.change(path, f'drop {", ".join(names)}', dry_run=dry_run) as draft:
     adding.known(draft, names, also=())
     schema = draft.schema
@@ -260,7 +261,7 @@ def define_flags():
   text('format', '', 'add: csv, tsv or parquet; default: by the file name.')
   text('delimiter', '', 'add: of the files; default: by the format.')
   flags.DEFINE_bool('header', True, 'add: whether the files begin with column names.')
-  many('columns', [], 'add: the column names where they do not.')
+  many('columns', [], 'add, append: the column names where files have no header.')
   flags.DEFINE_bool('ungroup', False, 'drop: also the column by which GAUC groups.')
   flags.DEFINE_integer('keep', 1, 'prune: how many of the newest versions stay.')
   text('memory', '1GB', 'Memory limit of the database; beyond it, it uses the disk.')
@@ -308,6 +309,7 @@ def _append(args, path) -> versions.Draft:
     min_count=args.min_count,
     on_bad_row=args.on_bad_row,
     on_absent=args.on_absent,
+    columns=args.columns,
     memory=args.memory,
     dry_run=args.dry_run,
   )

@@ -71,10 +71,12 @@ class Window:
     source = stream.source
     self.schema, self.rows, self.extras = source.schema, source.rows, source.extras
     self.title = getattr(source, 'title', source.schema.name)
-    text = f'{source.checksum} {stream.starts.tolist()} {first} {last} {scored}'
-    self.checksum = hashlib.sha256(text.encode()).hexdigest()
     learned = stream.order[stream.starts[first] : stream.starts[last + 1]]
     held = stream.order[stream.starts[scored] : stream.starts[scored + 1]]
+    digest = hashlib.sha256(f'{source.checksum} {len(learned)} {len(held)} '.encode())
+    for numbers in (learned, held):
+      digest.update(np.ascontiguousarray(numbers, np.int64))
+    self.checksum = digest.hexdigest()
     self._order = {'train': learned, 'valid': held, 'test': held}
     self._source = source
 
@@ -124,12 +126,13 @@ def by_column(source: columns.Source, name: str = 'day') -> Stream:
   if not np.array_equal(day, np.floor(day)):
     raise ValueError(f'Column {name!r} of {source.schema.name!r}: a day is a whole number.')
   day = day.astype(np.int64)
-  day -= day.min()
+  first = int(day.min())
+  day -= first
   counts = np.bincount(day)
   if not counts.all():
     raise ValueError(
-      f'Day {int(np.argmin(counts > 0))} of {source.schema.name!r} has no samples: number its days '
-      'without a gap.'
+      f'Day {first + int(np.argmin(counts > 0))} of {source.schema.name!r} has no samples: number '
+      'its days without a gap.'
     )
   return Stream(source, np.argsort(day, kind='stable'), np.concatenate([[0], np.cumsum(counts)]))
 

@@ -51,7 +51,8 @@ def encode(
   Args:
     schema: describes them.
     data_dir: folder to which the schema's files are relative.
-    out: folder to make. It appears only when it is complete.
+    out: folder to make, which may be there if it is empty. What is in it appears only when it is
+      complete.
     on_bad_row: 'error' or 'skip'.
     engine_name: 'duckdb' or 'spark'; the data set is the same.
     memory: limit for the database, e.g. '1GB'; with Spark for each that reads a file.
@@ -67,7 +68,7 @@ def encode(
   out = pathlib.Path(out)
   paths = files.find(schema, data_dir)
   identity = files.identity(paths, data_dir)
-  if out.exists():
+  if out.exists() and not workspace.is_empty(out):
     return _reuse(schema, identity, out, on_bad_row, progress)
   try:
     with workspace.create(out) as folder, engine.quiet(), Progress(progress) as said:
@@ -88,6 +89,11 @@ def encode(
 
 
 def _reuse(schema, identity, out, on_bad_row, progress):
+  if not (out / columns.MANIFEST).exists():
+    raise FileExistsError(
+      f'{out} is there and is no encoded data set (it has no {columns.MANIFEST}): remove it or '
+      'choose another --out.'
+    )
   found = columns.open_columns(out)
   if found.manifest['format'] == columns.CHANGED:
     raise FileExistsError(
@@ -240,7 +246,7 @@ def define_flags():
   """Only for the command line: other programs that import this have a --data_dir of their own."""
   flags.DEFINE_string('schema', None, 'Schema file (TOML), or the name of a known data set.')
   flags.DEFINE_string('data_dir', None, "Folder of the raw files; default: the schema file's.")
-  flags.DEFINE_string('out', None, 'Folder to make; it must not exist.')
+  flags.DEFINE_string('out', None, 'Folder to make; it must not exist, or be empty.')
   flags.DEFINE_enum(
     'on_bad_row', 'error', ['error', 'skip'], 'Stop at a malformed row, or count and leave it out.'
   )

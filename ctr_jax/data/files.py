@@ -8,6 +8,7 @@ import hashlib
 import io
 import pathlib
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from ctr_jax.data import schema as schema_lib
@@ -29,9 +30,23 @@ def find(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
     if twice:
       raise ValueError(f'{twice[0]} is there both plain and compressed; remove one of the two.')
     found[split] = paths
+  check_apart(found)
   if not found:
     raise ValueError(f'Schema {schema.name!r} names no files; add a [files] section.')
   return found
+
+
+def check_apart(paths: Mapping[str, Sequence[pathlib.Path]]):
+  """Raises for a file that is in two splits: its samples would be learned and then tested."""
+  split_of = {}
+  for split, found in paths.items():
+    for path in found:
+      other = split_of.setdefault(path.resolve(), split)
+      if other != split:
+        raise ValueError(
+          f'{path} is a file of both {other} and {split}: a sample belongs to one split. Name '
+          'files, or write patterns, that do not overlap.'
+        )
 
 
 def bare(path: pathlib.Path) -> pathlib.Path:

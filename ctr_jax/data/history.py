@@ -26,7 +26,7 @@ class History:
   """How samples are told from their history.
 
   Attributes:
-    clock: column with whole numbers that grow with time; '' = none, out of fold.
+    clock: numeric column (or extra) with whole numbers that grow with time; '' = none, out of fold.
     slices: of the clock, with equally many samples of train; 0 = each of its values is a period.
     folds: of train, where there is no clock.
     seed: of the folds.
@@ -101,6 +101,12 @@ class Periods:
     known = (*self._source.schema.names, *self._source.extras)
     if name not in known:
       raise ValueError(f'The clock {name!r} is no column; there are {", ".join(known)}.')
+    kinds = {feature.name: feature.kind for feature in self._source.schema.features}
+    if kinds.get(name, 'numeric') != 'numeric':
+      raise ValueError(
+        f'The clock {name!r} is of kind {kinds[name]!r}, whose numbers are not in the order of '
+        "time: make a feature of kind 'numeric' of that raw column."
+      )
     clock = self._source.read(split, (name,), start, stop)[name]
     whole = np.isfinite(clock) & (np.floor(clock) == clock)
     if not whole.all():

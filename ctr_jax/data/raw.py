@@ -152,7 +152,7 @@ def _prepare(plan, layout, table, number):
   if layout.format == 'libffm':
     text = {name: column.re_replace(':[^|]*', '') for name, column in cell.items()}
     value = {name: column.re_extract(':([^|]*)$', 1).nullif('') for name, column in cell.items()}
-  numbers = {name: value[name].try_cast('float64') for name in plan.number}
+  numbers = {name: _number(value[name]) for name in plan.number}
   good, columns = [], {'file': ibis.literal(number, 'int32'), 'label': ibis.literal(0, 'float32')}
   if schema.label:
     label = cell[schema.label]
@@ -161,8 +161,8 @@ def _prepare(plan, layout, table, number):
   if schema.split.by == 'time':
     time = cell[schema.split.column]
     if schema.split.type == 'number':
-      time = time.try_cast('float64')
-      time = time.nullif(float('nan'))
+      time = _number(time)
+      time = ibis.ifelse(time.isnan() | time.isinf(), ibis.null('float64'), time)
     columns['time'] = time
     good.append(time.notnull())
   clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
@@ -177,6 +177,11 @@ def _prepare(plan, layout, table, number):
   checks = [(~ok.fill_null(False), i) for i, ok in enumerate(good, 1)]
   columns['bad'] = (ibis.cases(*checks, else_=0) if checks else ibis.literal(0)).cast('int16')
   return table.select(**{name: columns[name] for name in types(plan)})
+
+
+def _number(text):
+  """As float64, null where it is none. DuckDB takes 1_000 for one, which serving does not."""
+  return ibis.ifelse(text.contains('_'), ibis.null('float64'), text.try_cast('float64'))
 
 
 def _is_time(x):

@@ -75,7 +75,17 @@ def names_in(schema: schema_lib.Schema, path: pathlib.Path) -> tuple[str, ...]:
     return _parquet_names(path)
   if kind in ('libsvm', 'libffm'):
     return tuple(dict.fromkeys((schema.label, *wanted(schema), *schema.ignore)))
+  if schema.header:
+    _refuse_long(delimiter)
   return _text_names(schema, path, delimiter, quote)
+
+
+def _refuse_long(delimiter):
+  if len(delimiter) > 1:
+    raise ValueError(
+      f'The delimiter {delimiter!r} has several characters: files with it are read only without a '
+      'header and without a malformed row. Put one character in its place.'
+    )
 
 
 def wanted(schema: schema_lib.Schema) -> dict[str, str]:
@@ -161,6 +171,7 @@ def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
     if of.format in ('libsvm', 'libffm'):
       yield from _sparse_records(of, file, on_bad)
     else:
+      _refuse_long(of.delimiter)
       yield from _text_records(of, file, on_bad)
 
 

@@ -40,6 +40,7 @@ themselves. Padding of `ids` is -1.
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import re
 import tomllib
@@ -58,6 +59,13 @@ RESERVED = ('label', 'weight', 'probability', 'day')
 def _one_of(what, value, known):
   if value not in known:
     raise ValueError(f'{what} is {value!r}; it must be one of {", ".join(map(repr, known))}.')
+
+
+def _is_number(value):
+  try:
+    return not math.isnan(float(value))
+  except (TypeError, ValueError):
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +162,23 @@ class Split:
     _one_of('Split: type', self.type, ('number', 'text'))
     if self.by == 'time' and not self.column:
       raise ValueError('A split by time needs the column that holds the time.')
+    for cut in self.cuts if self.by == 'time' else ():
+      self._check_cut(cut)
     if self.cuts and (len(self.cuts) != 2 or self.cuts[0] > self.cuts[1]):
       raise ValueError('Split: cuts are two times in order: the first of valid, the first of test.')
     if len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
       raise ValueError('Split: fractions are three numbers, for train, valid, test, that add to 1.')
+
+  def _check_cut(self, cut):
+    if self.type == 'text' and not isinstance(cut, str):
+      raise ValueError(
+        f'Split: cut {cut} is not a text: put it in quotes, spelt as in column {self.column!r}.'
+      )
+    if self.type == 'number' and not _is_number(cut):
+      raise ValueError(
+        f'Split: cut {cut} is not a number; times that are texts want type = "text" and cuts in '
+        'quotes.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)

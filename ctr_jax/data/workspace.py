@@ -48,6 +48,12 @@ def create(out):
       raise
 
 
+def is_empty(out) -> bool:
+  """Whether it is an empty folder in whose place another can be renamed."""
+  out = pathlib.Path(out)
+  return out.is_dir() and not (out.is_symlink() or out.is_mount() or any(out.iterdir()))
+
+
 def _rename(folder, out):
   try:
     os.rename(folder, out)

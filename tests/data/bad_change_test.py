@@ -175,6 +175,52 @@ def test_appended_rows(path):
   assert source.manifest['tables']['user']['coverage'] == 6 / 7
 
 
+@pytest.mark.parametrize('on_absent', ['error', 'missing'])
+def test_files_of_which_some_lack_a_column(path, on_absent):
+  one = write(path.parent / 'one.csv', 'label,user,tags', '1,a,x')
+  both = write(path.parent / 'both.csv', LINES[0], '1,a,7,x')
+  rows = {'train': [both], 'valid': [one]}
+  refuses(
+    path,
+    lambda: appending.append(path, rows, on_absent=on_absent, progress=False),
+    f"{one} has no column 'price', which feature 'price' reads, and {both} has it",
+    'append these files apart',
+  )
+
+
+def test_a_file_is_appended_to_one_split(path):
+  day = write(path.parent / 'day.csv', LINES[0], '1,a,7,x')
+  refuses(
+    path,
+    lambda: appending.append(path, {'train': [day], 'test': [day]}, progress=False),
+    f'{day} is a file of both train and test',
+  )
+
+
+def test_rows_without_a_header_and_with_an_added_column(tmp_path):
+  write(tmp_path / 'train.csv', '1,a', '0,b')
+  schema = Schema(
+    's', (Feature('user'),), files={'train': 'train.csv'}, header=False, columns=('label', 'user')
+  )
+  path = tmp_path / 'out'
+  encode.encode(schema, tmp_path, path, progress=False)
+  ages = write(tmp_path / 'ages.csv', 'age', '5', '6')
+  adding.by_row(path, Feature('age', 'numeric'), {'train': [ages]}, progress=False)
+  says = r'has no column .age.* \(such as --columns=label,user,age\), or let it'
+  with pytest.raises(ValueError, match=says):
+    append(path, '1,b,7')
+  append(path, '1,b,7', columns=['label', 'user', 'age'])
+  append(path, '0,a', on_absent='missing')
+  found = columns.open_columns(path).read('train', ['user', 'age'], 0, 4)
+  np.testing.assert_array_equal(found['user'], [1, 2, 2, 1])
+  np.testing.assert_array_equal(found['age'], [5, 6, 7, np.nan])
+
+
+def test_files_with_a_header_name_their_columns_themselves(path):
+  names = ['label', 'user', 'price', 'tags']
+  refuses(path, lambda: append(path, *LINES[:2], columns=names), 'leave out --columns')
+
+
 def test_functions_are_given_again(path):
   function(path, lambda read: read['price'] + 1)
   lines = (LINES[0], '1,a,1,x')
@@ -199,6 +245,9 @@ def test_columns_beside(path, tmp_path):
 
   part = additions.numbers(source, tmp_path / 'twice', ['twice'], {}, of)
   change.drop(path, ['price'])
+  # Of what has the same samples, but maybe another `price`.
+  with pytest.raises(FileExistsError, match=r'another version of the data set.* join them'):
+    additions.numbers(columns.open_columns(path), tmp_path / 'twice', ['twice'], {}, of)
   joined = beside.join(columns.open_columns(path), part)
   assert joined.schema.names == ('user', 'tags', 'twice')
   with pytest.raises(ValueError, match='made of another data set: make others'):
@@ -206,6 +255,19 @@ def test_columns_beside(path, tmp_path):
   append(path, 'label,user,tags', '1,a,x', '0,a,x')
   with pytest.raises(ValueError, match='samples'):
     beside.join(columns.open_columns(path), part)
+
+
+def test_a_column_may_be_named_as_the_reader_of_keys(path):
+  file = write(path.parent / 'users.csv', 'user,key', 'a,1', 'b,2')
+  feature = Feature('key', 'numeric', table='the_key')
+  adding.by_key(path, feature, [file], 'user', on_missing='missing', progress=False)
+  found = columns.open_columns(path).read('train', ['key'], 0, 5)['key']
+  np.testing.assert_array_equal(found, [1, 2, 1, 2, np.nan])
+
+
+def test_a_column_is_dropped_once(path):
+  assert change.drop(path, ['price', 'price']).version == 2
+  assert columns.open_columns(path).schema.names == ('user', 'tags')
 
 
 @pytest.mark.parametrize('where', ['close', 'manifest'])

@@ -3,6 +3,7 @@
 import gzip
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -50,6 +51,7 @@ BAD_ROWS = {
   'too_many': ('1,a,2,3,4', ('5 fields, not 4', '1,a,2,3,4'), 'wrong number of fields'),
   'numeric': ('1,a,cheap,3', ("column 'price': 'cheap': not a number",), 'not a number'),
   'infinite': ('1,a,1e999,3', ("column 'price': '1e999': not a number",), 'not a number'),
+  'underscore': ('1,a,1_000,3', ("column 'price': '1_000': not a number",), 'not a number'),
   'bucket': ('1,a,2,3x', ("column 'clicks': '3x': not a number",), 'not a number'),
   'label': ('2,a,2,3', ("column 'label': '2': label is not 0 or 1",), 'label is not 0 or 1'),
   'no_label': (',a,2,3', ("column 'label': '': label is not 0 or 1",), 'label is not 0 or 1'),
@@ -90,6 +92,15 @@ def test_second_file_of_a_glob(tmp_path):
   write(tmp_path, lines_of('1,a,x,3'), 'train_1.csv')
   schema = Schema('s', FEATURES, files={'train': 'train_*.csv'})
   with pytest.raises(ValueError, match=r"train_1\.csv:4: column 'price': 'x': not a number"):
+    encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
+
+
+def test_a_file_in_two_splits(tmp_path):
+  write(tmp_path, lines_of(), 'day_1.csv')
+  write(tmp_path, lines_of(), 'day_2.csv')
+  schema = Schema('s', FEATURES, files={'train': 'day_*.csv', 'valid': 'day_2.csv'})
+  message = rf'{tmp_path}/day_2\.csv is a file of both train and valid'
+  with pytest.raises(ValueError, match=message):
     encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
 
 
@@ -149,6 +160,19 @@ def test_two_columns_of_one_name(tmp_path):
 def test_headerless_without_names(tmp_path):
   write(tmp_path, GOOD)
   refuses(tmp_path, 'it must name the columns', header=False)
+
+
+def test_delimiter_of_several_characters(tmp_path):
+  write(tmp_path, [line.replace(',', '::') for line in lines_of()])
+  refuses(tmp_path, "The delimiter '::' has several characters", delimiter='::')
+  # DuckDB reads it where nothing has to be looked for.
+  write(tmp_path, [line.replace(',', '::') for line in GOOD])
+  options = {'delimiter': '::', 'header': False, 'columns': HEAD.split(',')}
+  write(tmp_path, ['1::a', *(line.replace(',', '::') for line in GOOD)], 'bad.csv')
+  assert run(tmp_path, **options).num_samples('train') == 3
+  (tmp_path / 'bad.csv').rename(tmp_path / 'train.csv')
+  shutil.rmtree(tmp_path / 'out')
+  refuses(tmp_path, "The delimiter '::' has several characters", **options)
 
 
 @pytest.mark.parametrize('name', ['train.csv', 'train.csv.gz'])
@@ -219,7 +243,7 @@ def test_times(tmp_path):
   schema = Schema('s', (Feature('user'),), files={'all': 'train.csv'}, split=split)
   write(tmp_path, ['label,user,when', '1,a,10', '1,a,@'])
   good = (tmp_path / 'train.csv').read_text()
-  for value in ('soon', 'nan', ''):
+  for value in ('soon', 'nan', 'inf', '-inf', '1_0', ''):
     (tmp_path / 'train.csv').write_text(good.replace('@', value))
     with pytest.raises(ValueError, match=rf"train\.csv:3: column 'when': '{value}': no time"):
       encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
@@ -252,6 +276,17 @@ def test_too_little_memory(tmp_path):
   schema = Schema('s', FEATURES, files={'train': 'train.csv'})
   with pytest.raises(ValueError, match=r'needs more than 1MB of memory; raise --memory'):
     encode.encode(schema, tmp_path, tmp_path / 'out', memory='1MB', progress=False)
+
+
+def test_a_folder_that_is_there(tmp_path):
+  write(tmp_path, lines_of())
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'notes').touch()
+  with pytest.raises(FileExistsError, match='is there and is no encoded data set'):
+    run(tmp_path)
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['notes']
+  (tmp_path / 'out' / 'notes').unlink()
+  assert run(tmp_path).num_samples('train') == 3  # It was empty.
 
 
 def test_on_bad_row_is_spelt_right(tmp_path):

@@ -240,4 +240,8 @@ def test_what_cannot_be_crossed_is_refused(tmp_path):
   with pytest.raises(ValueError, match='a clock is a whole number'):
     statistics = [crosses.Statistic('user', 'hour')]
     crosses.add(small(), tmp_path / 'x', (), statistics, history.History(clock='price'))
+  # Numbers of an id are by frequency: samples would know the future.
+  with pytest.raises(ValueError, match=r"clock 'hour' is of kind 'id', .* of kind 'numeric'"):
+    statistics = [crosses.Statistic('user', 'hour')]
+    crosses.add(small(), tmp_path / 'x', (), statistics, history.History(clock='hour', slices=2))
   assert not (tmp_path / 'x').exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctr_jax.data import admission, days, drift, synthetic
+from ctr_jax.data import admission, batches, days, drift, synthetic
 
 SOURCE = drift.Drift(drift.small(day=50))
 
@@ -53,6 +53,37 @@ def test_slices_of_a_clock_of_an_unordered_source():
 def test_windows_have_checksums_of_their_own():
   stream = days.by_column(SOURCE)
   assert len({stream.window(*x).checksum for x in ((0, 1), (0, 2), (1, 2), (1, 2, 3))}) == 4
+
+
+def test_windows_of_other_orders_have_other_checksums():
+  source = synthetic.Synthetic(synthetic.small(samples=(70, 20, 13)))
+  one, other = (days.slices(source, name, 4).window(0, 1) for name in ('user', 'item'))
+  assert one.checksum != other.checksum
+  assert one.checksum == days.slices(source, 'user', 4).window(0, 1).checksum
+  first, second = (batches.Batches(x, 'train', ('user',), 5) for x in (one, other))
+  with pytest.raises(ValueError, match='of one source can share'):
+    second.share(first)
+
+
+class _Dated:
+  """Samples of these days."""
+
+  schema = SOURCE.schema
+
+  def __init__(self, *days_of):
+    self._days = np.array(days_of, np.int64)
+
+  def num_samples(self, split):
+    return len(self._days) * (split == 'train')
+
+  def read(self, split, names, start, stop):
+    return dict.fromkeys(names, self._days[start:stop])
+
+
+def test_a_day_without_samples_is_named_as_in_the_data():
+  with pytest.raises(ValueError, match=r"^Day 20260103 of '.*' has no samples"):
+    days.by_column(_Dated(20260102, 20260106))
+  assert days.by_column(_Dated(20260103, 20260102)).days == 2
 
 
 def test_what_cannot_be_is_refused():

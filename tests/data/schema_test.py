@@ -1,6 +1,7 @@
 """Schemas: TOML, JSON, digests, and the sentences of their errors."""
 
 import dataclasses
+import datetime
 
 import pytest
 
@@ -133,6 +134,13 @@ def test_digest_ignores_defaults_and_sees_everything_else():
     (lambda: Split('time'), 'needs the column that holds the time'),
     (lambda: Split('random', fractions=(0.5, 0.1, 0.1)), 'that add to 1'),
     (lambda: Split('time', column='t', cuts=(2, 1)), 'two times in order'),
+    (
+      lambda: Split('time', 't', 'text', (datetime.date(2026, 1, 2), datetime.date(2026, 1, 3))),
+      "cut 2026-01-02 is not a text: put it in quotes, spelt as in column 't'",
+    ),
+    (lambda: Split('time', 't', 'text', (20260102, 20260103)), 'cut 20260102 is not a text'),
+    (lambda: Split('time', 't', cuts=('2026-01-02', '2026-01-03')), 'want type = "text"'),
+    (lambda: Split('time', 't', cuts=(datetime.date(2026, 1, 2), 3)), 'is not a number'),
     (lambda: Schema('s', (Feature('a'),)).feature('c'), "no feature 'c'; it has a"),
     (lambda: Schema.from_dict({'features': [{'name': 'a', 'mincount': 3}]}), 'mincount'),
     (lambda: Schema.from_dict({'features': [{'kind': 'id'}]}), 'needs a name'),

@@ -18,8 +18,8 @@ label = 'clicked'
 
 [files]
 train = 'train.csv'
-valid = 'train.csv'
-test = 'train.csv'
+valid = 'valid.csv'
+test = 'test.csv'
 
 [[features]]
 name = 'user'
@@ -36,7 +36,9 @@ kind = 'numeric'
 
 def test_requests_are_the_raw_values(tmp_path):
   rows = ['1,a,x|y,1.5', '0,b,,2', '1,,y,', '0,a,x,-3']
-  (tmp_path / 'train.csv').write_text('\n'.join(['clicked,user,tags,price', *rows]) + '\n')
+  for split in schema.SPLITS:
+    text = '\n'.join(['clicked,user,tags,price', *rows])
+    (tmp_path / f'{split}.csv').write_text(f'{text}\n')
   (tmp_path / 'logs.toml').write_text(SCHEMA)
   described = schema.Schema.from_toml(tmp_path / 'logs.toml')
   source = encode.encode(described, tmp_path, tmp_path / 'encoded', progress=False)

@@ -81,3 +81,19 @@ def test_the_command_of_a_result_has_what_made_it_and_no_folder(tmp_path, monkey
   given = [f'--flagfile={tmp_path}/mine.cfg', '--seeds=3', f'--export={tmp_path}', '--save_result']
   monkeypatch.setattr(sys, 'argv', ['search', *given])
   assert common.command('search') == 'python -m experiments.search --techniques=dims:0.01 --seeds=3'
+  given = ['--seeds', '3', '--workdir', str(tmp_path), '--debug', '-data_dir', str(tmp_path)]
+  monkeypatch.setattr(sys, 'argv', ['search', *given, '--data', 'x'])
+  assert common.command('search') == 'python -m experiments.search --seeds 3 --data x'
+
+
+@pytest.mark.parametrize(
+  'data, name',
+  [
+    ('x/clicks.toml', 'clicks'),
+    ('x/clicks.toml_wide', 'clicks_wide'),
+    ('frappe_x1_wide', 'frappe_x1_wide'),
+  ],
+)
+def test_data_have_names_of_their_own(data, name):
+  with flagsaver.flagsaver(data=data):
+    assert common.data_name() == name

@@ -15,7 +15,7 @@ from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.tables import leaf
 from ctr_jax.train import loop
-from experiments import common, frontier, hash_family, report, sweeps, trials
+from experiments import common, crossed, frontier, hash_family, report, sweeps, trials
 
 # Rows of all tables; FM's are 17 wide: 16 and the linear weight.
 ROWS = sum(synthetic.Synthetic(synthetic.small()).rows.values())
@@ -178,6 +178,28 @@ def test_results_fill_up(tmp_path, monkeypatch):
     assert len(sweeps.merged(other, 'r')['rows']) == 1
     with flagsaver.flagsaver(save_result=True), pytest.raises(ValueError, match='other data or'):
       sweeps.merged(other, 'r')
+
+
+@pytest.mark.parametrize('flag', ['core_rows', crossed.PAIRS.name])
+def test_rows_of_other_flags_are_not_merged(tmp_path, monkeypatch, flag):
+  flags.FLAGS.mark_as_parsed()
+  monkeypatch.setattr(common, 'RESULTS', tmp_path)
+  path = tmp_path / 'r.json'
+
+  def result(name):
+    rows = [{'name': name, 'seeds': [0]}]
+    return sweeps.merged({'data_checksum': 'x', 'command': 'c', 'rows': rows}, 'r')
+
+  with flagsaver.flagsaver(save_result=True):
+    path.write_text(json.dumps(result('a')))  # Without a word of flags, as results of old.
+    with flagsaver.flagsaver(**{flag: 3}):
+      with pytest.raises(ValueError, match=r'other data or settings .flags: by default'):
+        result('b')
+      path.unlink()
+      path.write_text(json.dumps(result('a')))
+      assert [row['name'] for row in result('b')['rows']] == ['a', 'b']
+    with pytest.raises(ValueError, match=f"flags: .'{flag}': 3"):
+      result('b')
 
 
 def test_differences_are_seed_by_seed():
