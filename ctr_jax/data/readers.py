@@ -3,8 +3,9 @@
 Each text file can be read in two ways. `scan` hands it to DuckDB through Ibis, which is fast and
 stops at the first malformed row. `records` walks it in Python, which is slower and knows the line
 of every row: it finds the row to report, skips malformed rows when asked to, and reads libsvm.
-Both see the same rows in the same order: blank lines are no rows, and one empty field too many at
-the end of a row (a trailing delimiter) is forgiven.
+Both see the same rows in the same order: blank lines are no rows, and empty fields too many at the
+end of a row (trailing delimiters) are forgiven; a space before a field's first quote and spaces
+after its last are no part of it (`ctr_jax.data.delimited`).
 
 libsvm: `label index:value ...`. A feature's column is its index; the cell is the value's text; an
 index that a row does not name is missing.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ctr_jax.data import engine, files
+from ctr_jax.data import delimited, engine, files
 from ctr_jax.data import schema as schema_lib
 
 _SUFFIXES = {'.tsv': 'tsv', '.parquet': 'parquet', '.libsvm': 'libsvm', '.svm': 'libsvm'}
@@ -105,7 +106,10 @@ def _text_names(schema, path, delimiter, quote):
       raise ValueError(f'Schema {schema.name!r} says header = false: it must name the columns.')
     return schema.columns
   text = first.decode('utf-8-sig', 'replace').rstrip('\r\n')
-  return tuple(next(csv.reader([text], **_dialect(delimiter, quote))))
+  try:
+    return tuple(next(delimited.Rows([text], delimiter, quote)))
+  except csv.Error as e:
+    raise ValueError(f'{path}: its first line is no header: {e}. Correct it.') from e
 
 
 def _check_names(schema, path, names):
@@ -166,7 +170,7 @@ def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
 
 def _text_records(of, file, on_bad):
   undecodable = set()
-  reader = csv.reader(_decode(file, undecodable), strict=True, **_dialect(of.delimiter, of.quote))
+  reader = delimited.Rows(_decode(file, undecodable), of.delimiter, of.quote)
   if of.header:
     next(reader, None)
   while True:
@@ -183,7 +187,7 @@ def _text_records(of, file, on_bad):
       continue
     if not fields:
       continue
-    if len(fields) == len(of.names) + 1 and not fields[-1]:
+    while len(fields) > len(of.names) and not fields[-1]:
       fields.pop()
     if undecodable and not undecodable.isdisjoint(range(line, reader.line_num + 1)):
       on_bad(line, 'not UTF-8', f'{of.delimiter.join(fields)[:80]!r} is not UTF-8')
@@ -192,12 +196,6 @@ def _text_records(of, file, on_bad):
       on_bad(line, 'wrong number of fields', f'{len(fields)} fields, not {len(of.names)}: {row!r}')
     else:
       yield line, fields
-
-
-def _dialect(delimiter, quote):
-  if quote:
-    return {'delimiter': delimiter, 'quotechar': quote}
-  return {'delimiter': delimiter, 'quoting': csv.QUOTE_NONE}
 
 
 def _decode(file, undecodable):
