@@ -134,7 +134,7 @@ def _check_names(schema, path, names):
 def scan(con, of: Layout, name: str):
   """An Ibis table over a file, every column as text. Fails at the first malformed row."""
   if of.format == 'parquet':
-    table = con.read_parquet(glob.escape(str(of.path)), table_name=name)
+    table = con.read_parquet(glob.escape(str(of.path)), table_name=name, hive_partitioning=False)
     return table.select(**{f'c{i}': _as_text(table[n]) for i, n in enumerate(of.names)})
   if of.path.suffix in ('.gz', '.zst'):
     files.read_through(of.path)
@@ -144,6 +144,7 @@ def scan(con, of: Layout, name: str):
     table_name=name,
     columns={f'c{i}': 'VARCHAR' for i in range(len(of.names))},
     auto_detect=False,
+    hive_partitioning=False,
     header=of.header,
     delim=of.delimiter,
     quote=of.quote,

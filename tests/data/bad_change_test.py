@@ -95,6 +95,14 @@ def test_keys(path):
   np.testing.assert_array_equal(found, [7, np.nan, 7, np.nan, np.nan])
 
 
+@pytest.mark.parametrize('name', ['key=1', 'row=1', 'part=1', 'value=7'])
+def test_names_of_folders_are_no_columns(made, tmp_path, name):
+  path = shutil.copytree(made, tmp_path / name / 'out')
+  by_key(path, 'user,age', 'a,7', on_missing='missing')
+  found = columns.open_columns(path).read('train', ['age'], 0, 5)['age']
+  np.testing.assert_array_equal(found, [7, np.nan, 7, np.nan, np.nan])
+
+
 def test_names(path):
   file = write(path.parent / 'x.csv', 'x', *'12345')
 

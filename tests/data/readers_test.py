@@ -110,6 +110,15 @@ def test_odd_names(tmp_path, expected, name):
   assert checksums(schema_of(glob.escape(name)), folder, tmp_path) == expected
 
 
+@pytest.mark.parametrize('name', ['a.csv', 'a.parquet'])
+@pytest.mark.parametrize('value', ['label=1', 'user=x', 'c1=7'])
+def test_names_of_folders_are_no_columns(tmp_path, expected, name, value):
+  folder = tmp_path / value
+  folder.mkdir()
+  (folder / name).write_bytes(_parquet(ROWS) if 'parquet' in name else reference.text(ROWS))
+  assert checksums(schema_of(f'{value}/{name}'), tmp_path, folder) == expected
+
+
 def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
   def fail(*_):
     raise raw.duckdb.InvalidInputException('as for a malformed row')
