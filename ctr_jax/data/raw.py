@@ -142,6 +142,10 @@ def load_file(con, plan: Plan, layout: readers.Layout, number: int, skips: Skips
     con.con.register('portion', pa.Table.from_batches([batch]))
     con.insert('raw', _prepare(plan, layout, con.table('portion'), number))
     con.con.unregister('portion')
+    except duckdb.IOException:
+      # DuckDB takes no zeros after a gzip stream, with which archives pad; the reader below does.
+      if layout.path.suffix != '.gz':
+        raise
 
 
 def _prepare(plan, layout, table, number):

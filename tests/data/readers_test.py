@@ -57,6 +57,7 @@ CASES = {
     {},
   ),
   'zstd.csv.zst': (lambda: _compress_zstd(reference.text(ROWS)), {}),
+  'padded.csv.gz': (lambda: gzip.compress(reference.text(ROWS)) + bytes(512), {}),
   'no_last_newline.csv': (lambda: reference.text(ROWS)[:-1], {}),
   'blank_lines.csv': (lambda: reference.text(ROWS).replace(b'\n', b'\n\n'), {}),
   'mark.csv': (lambda: b'\xef\xbb\xbf' + reference.text(ROWS), {}),
