@@ -104,6 +104,15 @@ def test_glob_reads_files_in_the_order_of_their_names(tmp_path, expected):
 
 
 @pytest.mark.parametrize('name', ['a [1] {x}.csv', "it's?.csv", 'a*.parquet'])
+@pytest.mark.parametrize('pattern', ['logs/**/*.csv', 'logs/**'])
+def test_glob_of_any_folders(tmp_path, expected, pattern):
+  for name, rows in (('c.csv', ROWS[120:]), ('a/b/x.csv', ROWS[:50]), ('b/y.csv', ROWS[50:120])):
+    path = tmp_path / 'logs' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(reference.text(rows))
+  assert checksums(schema_of(pattern), tmp_path, tmp_path) == expected
+
+
 def test_odd_names(tmp_path, expected, name):
   folder = tmp_path / 'data [0] *'
   folder.mkdir()
