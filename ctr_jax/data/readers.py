@@ -121,12 +121,12 @@ def _check_names(schema, path, names):
     if name not in names:
       raise ValueError(
         f'{path} has no column {name!r}, which {readers[name]} reads; its columns are '
-        f'{", ".join(names)}. (A file without a header needs header = false and columns = [...].)'
+        f'{_listed(names)}. (A file without a header needs header = false and columns = [...].)'
       )
   unknown = [name for name in names if name not in readers and name not in schema.ignore]
   if unknown and '*' not in schema.ignore:
     raise ValueError(
-      f'{path} has columns that schema {schema.name!r} does not know: {", ".join(unknown)}. '
+      f'{path} has columns that schema {schema.name!r} does not know: {_listed(unknown)}. '
       'Make features of them, or add them to `ignore`.'
     )
 
@@ -155,6 +155,11 @@ def scan(con, of: Layout, name: str):
 def _as_text(column):
   if column.type().is_array():
     return column.map(lambda x: x.cast('string')).join('|')
+def _listed(names):
+  """Names in a sentence; an empty one, as of an index or after a last delimiter, is seen too."""
+  return ', '.join(name if name.strip() else repr(name) for name in names)
+
+
   if column.type().is_boolean():
     column = column.cast('int8')
   return column.cast('string').nullif('')

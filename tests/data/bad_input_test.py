@@ -166,6 +166,13 @@ def test_unknown_column(tmp_path):
   assert run(tmp_path, ignore=('city',)).num_samples('train') == 1
 
 
+@pytest.mark.parametrize(('head', 'row'), [(f'{HEAD},', '1,a,2,3,'), (f',{HEAD}', '0,1,a,2,3')])
+def test_column_without_a_name(tmp_path, head, row):
+  write(tmp_path, [head, row])
+  refuses(tmp_path, "columns that schema 's' does not know: ''. Make")
+  assert run(tmp_path, ignore=('',)).num_samples('train') == 1
+
+
 def test_two_columns_of_one_name(tmp_path):
   write(tmp_path, [HEAD + ',user', '1,a,2,3,x'])
   refuses(tmp_path, "train.csv has two columns named 'user'")
