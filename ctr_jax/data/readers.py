@@ -10,8 +10,10 @@ after its last are no part of it (`ctr_jax.data.delimited`).
 libsvm: `label index:value ...`. A feature's column is its index; the cell is the value's text; an
 index that a row does not name is missing.
 libffm: `label field:feature:value ...`. A feature's column is its field; the cell of id, ids and
-hash features is the feature's text (several of one field are joined by `|`), that of numeric and
-bucket features is the value's.
+hash features is the feature's text, that of numeric and bucket features is the value's.
+
+What is several values already (a list in Parquet, an index or a field that a row names twice) is
+joined by the separator of the `ids` feature that reads it, else by `|`.
 """
 
 import collections
@@ -22,6 +24,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import ibis
 import pyarrow as pa
 
 from ctr_jax.data import delimited, engine, files
@@ -37,7 +40,10 @@ class BadRow(ValueError):
 
 
 class Layout(NamedTuple):
-  """How one file is read. `names` are its columns; engine tables call column i `c{i}`."""
+  """How one file is read. `names` are its columns; engine tables call column i `c{i}`.
+
+  `separators` are what joins several values of a column; '' where its features disagree.
+  """
 
   path: pathlib.Path
   format: str
@@ -45,6 +51,7 @@ class Layout(NamedTuple):
   quote: str
   header: bool
   names: tuple[str, ...]
+  separators: tuple[str, ...]
 
 
 # What to do with a malformed row: called with its line, a reason and the details.
@@ -57,7 +64,24 @@ def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
   names = names_in(schema, path)
   _check_names(schema, path, names)
   header = schema.header and kind not in ('parquet', 'libsvm', 'libffm')
-  return Layout(path, kind, delimiter, quote, header, names)
+  return Layout(path, kind, delimiter, quote, header, names, _separators(schema, names))
+
+
+def _separators(schema, names):
+  found = {}
+  for f in schema.features:
+    if f.kind == 'ids':
+      found[f.column] = f.separator if found.get(f.column, f.separator) == f.separator else ''
+  return tuple(found.get(name, '|') for name in names)
+
+
+def _separator(of, i):
+  if not of.separators[i]:
+    raise ValueError(
+      f'{of.path}: column {of.names[i]!r} has several values in a row, and the features that read '
+      'it have different separators. Give them one.'
+    )
+  return of.separators[i]
 
 
 def _form(schema, path):
@@ -131,11 +155,18 @@ def _check_names(schema, path, names):
     )
 
 
+def _listed(names):
+  """Names in a sentence; an empty one, as of an index or after a last delimiter, is seen too."""
+  return ', '.join(name if name.strip() else repr(name) for name in names)
+
+
 def scan(con, of: Layout, name: str):
-  """An Ibis table over a file, every column as text. Fails at the first malformed row."""
+  """An Ibis table over a file, every column as text. Fails at the first malformed row.
+
+  Of a column of lists, `torn{i}` says whether an element contains the separator.
+  """
   if of.format == 'parquet':
-    table = con.read_parquet(glob.escape(str(of.path)), table_name=name, hive_partitioning=False)
-    return table.select(**{f'c{i}': _as_text(table[n]) for i, n in enumerate(of.names)})
+    return _scan_parquet(con, of, name)
   if of.path.suffix in ('.gz', '.zst'):
     files.read_through(of.path)
   return con.read_csv(
@@ -152,17 +183,31 @@ def scan(con, of: Layout, name: str):
   )
 
 
-def _as_text(column):
-  if column.type().is_array():
-    return column.map(lambda x: x.cast('string')).join('|')
-def _listed(names):
-  """Names in a sentence; an empty one, as of an index or after a last delimiter, is seen too."""
-  return ', '.join(name if name.strip() else repr(name) for name in names)
+def _scan_parquet(con, of, name):
+  how = {'hive_partitioning': False, 'binary_as_string': True}
+  table = con.read_parquet(glob.escape(str(of.path)), table_name=name, **how)
+  columns = {}
+  # By place: DuckDB gives names that differ in case alone other ones.
+  for i, called in enumerate(table.columns):
+    column = table[called]
+    if column.type().is_array():
+      separator = _separator(of, i)
+      column = column.map(_as_text)
+      columns[f'torn{i}'] = column.filter(lambda x, s=separator: x.contains(s)).length() > 0
+      column = column.join(separator)
+    columns[f'c{i}'] = _as_text(column).nullif('')
+  return table.select(**columns)
 
 
-  if column.type().is_boolean():
-    column = column.cast('int8')
-  return column.cast('string').nullif('')
+def _as_text(value):
+  kind = value.type()
+  if kind.is_boolean():
+    value = value.cast('int8')
+  text = value.cast('string')
+  if not kind.is_floating():
+    return text
+  # Not isnan, nor ==: DuckDB answers these by a Parquet file's statistics, which leave NaN out.
+  return ibis.ifelse(text.endswith('nan'), ibis.null('string'), text)
 
 
 def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
@@ -232,7 +277,11 @@ def _sparse_records(of, file, on_bad):
         what = f'{name!r} is no column of the schema and not in its `ignore`'
         on_bad(number, 'unknown column', what)
         break
-      fields[at] = f'{fields[at]}|{cell}' if fields[at] else cell
+      if fields[at]:
+        separator = _separator(of, at)
+        # Features and values of libffm are told apart later; no token has a space in it.
+        cell = f'{fields[at]}{" " if of.format == "libffm" else separator}{cell}'
+      fields[at] = cell
     else:
       yield number, fields
 

@@ -48,12 +48,19 @@ def batches(path: pathlib.Path, schema: schema_lib.Schema, names: Sequence[str],
 
 
 def _parquet(path, names, size) -> Iterator[Batch]:
+  import pyarrow as pa
   import pyarrow.parquet as pq
 
   with pq.ParquetFile(path) as file:
     _check(path, names, file.schema_arrow.names)
     for batch in file.iter_batches(size, columns=list(names)):
-      yield batch.to_pydict()
+      # Bytes are text, as they are for the encoder.
+      kinds = [f.with_type(pa.string()) if _is_binary(f) else f for f in batch.schema]
+      yield batch.cast(pa.schema(kinds)).to_pydict()
+
+
+def _is_binary(field):
+  return str(field.type).startswith(('binary', 'large_binary', 'fixed_size_binary'))
 
 
 def _text(path, schema, names, size) -> Iterator[Batch]:

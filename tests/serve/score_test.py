@@ -73,6 +73,14 @@ def test_text_is_read_as_the_encoder_reads_it(tmp_path):
   assert rows == [['u', ''], ['u\n', text]]
 
 
+def test_bytes_in_parquet_are_text(tmp_path):
+  pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+  cells = {'a': pa.array(['ü'.encode(), None]), 'b': pa.array([b'xy', b''], pa.large_binary())}
+  pq.write_table(pa.table(cells | {'c': pa.array([b'xy', None], pa.binary(2))}), tmp_path / 'x')
+  found = list(score.batches((tmp_path / 'x').rename(tmp_path / 'x.parquet'), None, 'abc', 10))
+  assert found == [{'a': ['ü', None], 'b': ['xy', ''], 'c': ['xy', None]}]
+
+
 def test_bad_rows_are_counted_from_the_file(scored, tmp_path):
   raw, folder, _, _ = scored
   lines = (raw / 'test.csv').read_text().splitlines()
