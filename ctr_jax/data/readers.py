@@ -262,7 +262,13 @@ def _sparse_records(of, file, on_bad):
   place = {name: i for i, name in enumerate(of.names)}
   for number, line in enumerate(file, 1):
     # A comment may end the line.
-    tokens = line.decode('utf-8', 'replace').partition('#')[0].split()
+    line = line.partition(b'#')[0]
+    try:
+      tokens = line.decode().split()
+    except UnicodeDecodeError:
+      text = line.decode(errors='replace').strip()
+      on_bad(number, 'not UTF-8', f'{text[:80]!r} is not UTF-8')
+      continue
     if not tokens:
       continue
     fields = [''] * len(of.names)

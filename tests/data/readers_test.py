@@ -201,6 +201,18 @@ def test_bytes_that_are_no_text(tmp_path):
     encoded(tmp_path, 'a.parquet', (Feature('user'),))
 
 
+@pytest.mark.parametrize('name', ['a.libsvm', 'a.ffm'])
+def test_libsvm_is_utf8(tmp_path, name):
+  pair = b'user:@:1' if name == 'a.ffm' else b'user:@'
+  lines = [b'1 ' + pair.replace(b'@', x) + b' # \xff\n' for x in (b'\xc3\xbc', b'a\xff')]
+  (tmp_path / name).write_bytes(b''.join(lines))
+  with pytest.raises(ValueError, match=rf'{name}:2: .* is not UTF-8'):
+    encoded(tmp_path, name, (Feature('user'),))
+  source = encoded(tmp_path, name, (Feature('user'),), 'skip')
+  assert source.manifest['skipped'] == {'not UTF-8': 1}
+  assert source.vocabulary('user')[0] == ['ü']
+
+
 def test_columns_of_parquet(tmp_path):
   table = {
     'a': ['x', 'y', 'z'],
