@@ -23,7 +23,7 @@ LAYERS = {
   'evaluate': {'predict', 'data', 'tables'},
   'serve': {
     'predict', 'tables', 'compress.codec', 'data.schema', 'data.values', 'data.columns',
-    'data.folders',
+    'data.folders', 'data.delimited',
   },
 }  # fmt: skip
 # Packages that a folder must not import: data runs without jax, and only data reads with the ETL
@@ -43,7 +43,9 @@ FORBIDDEN = {
 }
 # Read by whoever trains and serves: no ETL engine there either. (A vocabulary is a Parquet file,
 # which pyarrow alone can read.)
-BARE = ('schema', 'columns', 'batches', 'synthetic', 'draws', 'beside', 'history', 'pairs')
+BARE = (
+  'schema', 'columns', 'batches', 'synthetic', 'draws', 'beside', 'history', 'pairs', 'delimited',
+)  # fmt: skip
 
 
 def imports(path):

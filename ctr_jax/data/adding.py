@@ -148,8 +148,8 @@ def by_function(
     feature: the column.
     inputs: features (or 'label') that the function reads.
     function: {input: array, as `Columns.read` gives it} -> a value for each row, by kind of the
-      feature: numbers (NaN = missing), or texts and whole numbers ('' and None = missing; `ids`
-      are texts with separators).
+      feature: numbers (NaN = missing), or texts and whole numbers ('', None and NaN = missing;
+      `ids` are texts with separators). What a masked array masks is missing.
     name: of the function, for those who append rows later.
     memory: limit of DuckDB.
     progress: as in `by_row`.
@@ -335,7 +335,11 @@ def computed(source, feature, inputs, function, ranges) -> Iterator[pa.Table]:
 
 
 def _checked_values(feature, found, rows) -> pa.Array:
-  found = np.asarray(found)
+  masked = np.ma.getmaskarray(found)
+  values, found = found, np.asarray(found)
+  if found.dtype.kind == 'U' and found is not values:
+    # NumPy has made the text 'nan' of a NaN among texts.
+    found = np.asarray(values, object)
   if found.shape != (rows,):
     raise ValueError(
       f'The function of {feature.name!r} was given {rows} rows and gave {found.shape} values; it '
@@ -344,7 +348,7 @@ def _checked_values(feature, found, rows) -> pa.Array:
   if _is_number(feature):
     if found.dtype.kind not in 'iufb':
       raise ValueError(f'The function of {feature.name!r} gave {found.dtype}, not numbers.')
-    numbers = found.astype(np.float64)
+    numbers = np.where(masked, np.nan, found.astype(np.float64))
     if (np.abs(numbers) > np.finfo(np.float32).max).any():
       raise ValueError(f'The function of {feature.name!r} gave a number beyond 32 bits.')
     return pa.array(numbers, pa.float64(), mask=np.isnan(numbers))
@@ -353,7 +357,8 @@ def _checked_values(feature, found, rows) -> pa.Array:
       f'The function of {feature.name!r} gave {found.dtype}: values of kind {feature.kind!r} are '
       'texts or whole numbers.'
     )
-  return pa.array([None if x in (None, '') else str(x) for x in found.tolist()], pa.string())
+  texts = [None if x is None or x == '' or x != x else str(x) for x in found.tolist()]
+  return pa.array(texts, pa.string(), mask=masked)
 
 
 def handed(draft, con, blocks: Iterator[pa.Table]):

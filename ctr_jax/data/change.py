@@ -70,9 +70,11 @@ def drop(path, names: Sequence[str], ungroup: bool = False, dry_run: bool = Fals
     for name in names:
       _forget(draft, name)
     for table in draft.manifest['tables'].keys() - schema.tables.keys():
-      for file in columns.words_of(draft.manifest, table):
-        draft.manifest['files'].pop(file, None)
+      files = columns.words_of(draft.manifest, table)
       del draft.manifest['tables'][table]
+      left = {x for t in draft.manifest['tables'] for x in columns.words_of(draft.manifest, t)}
+      for file in set(files) - left:
+        draft.manifest['files'].pop(file, None)
   return draft
 
 
@@ -127,7 +129,7 @@ def rename(path, old: str, new: str, dry_run: bool = False):
     if own:
       words = columns.words_of(manifest, old)
       entry = manifest['tables'][new] = manifest['tables'].pop(old)
-      if words[0] in manifest['files']:
+      if words:
         entry['words'] = words
     functions = {new if x == old else x: how for x, how in manifest.get('functions', {}).items()}
     for how in functions.values():

@@ -27,6 +27,8 @@ from ctr_jax.data import segments, storage
 MANIFEST = 'manifest.json'
 # Of a data set as it was encoded, and of one that was changed since.
 FORMAT, CHANGED = 1, 2
+# Kinds of tables whose values are counted; the others have no vocabulary.
+COUNTED = ('id', 'ids', 'bucket')
 
 
 class Source(Protocol):
@@ -99,7 +101,7 @@ class Columns:
   def words(self, table: str) -> tuple[Any, np.ndarray]:
     """As `vocabulary`, the values as an Arrow array."""
     names = words_of(self.manifest, table)
-    if names[0] not in self.manifest['files']:
+    if not names or names[0] not in self.manifest['files']:
       raise KeyError(f'Table {table!r} of {self.path} has no vocabulary: it is hashed or numeric.')
     read = self._parquet(names[0])
     words, counts = read['value'], read['count'].to_numpy()
@@ -199,8 +201,13 @@ def check(path, name: str, expected: list):
 
 
 def words_of(manifest, table: str) -> list[str]:
-  """The files of a table's vocabulary: the first, and what changes have added to it."""
-  return manifest['tables'].get(table, {}).get('words', [f'vocabulary/{table}.parquet'])
+  """The files of a table's vocabulary: the first, and what changes have added to it.
+
+  None of a table without one, whose name may be that which another table had when it was encoded.
+  """
+  entry = manifest['tables'].get(table, {})
+  first = [f'vocabulary/{table}.parquet'] if entry.get('kind') in COUNTED else []
+  return entry.get('words', first)
 
 
 def _extended(words, counts, read):

@@ -126,7 +126,9 @@ def read_parquet(con, name: str, folder):
   """The Parquet files of a folder as a table."""
   if con.name != 'duckdb':
     return spark.read(con, name, folder)
-  return con.read_parquet(f'{glob.escape(str(folder))}/*.parquet', table_name=name)
+  files = f'{glob.escape(str(folder))}/*.parquet'
+  # A folder is called as its owner likes: what looks like `column=value` in its name is none.
+  return con.read_parquet(files, table_name=name, hive_partitioning=False)
 
 
 def lines(con, table, array: str):

@@ -15,12 +15,16 @@ from ctr_jax.data import schema as schema_lib
 
 
 def find(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
-  """Split -> its raw files, sorted by name. For a pattern P also P.gz and P.zst are matched."""
-  found = {}
+  """Split -> its raw files, sorted by name.
+
+  For a pattern P also P.gz and P.zst are matched; `**` in it is any number of folders.
+  """
+  found, root = {}, pathlib.Path(data_dir)
   for split, patterns in schema.files.items():
     tried = [pattern + end for pattern in patterns for end in ('', '.gz', '.zst')]
-    matched = {name for pattern in tried for name in glob.glob(pattern, root_dir=data_dir)}
-    paths = sorted(pathlib.Path(data_dir, name) for name in matched)
+    matched = {n for pattern in tried for n in glob.glob(pattern, root_dir=root, recursive=True)}
+    # A `**` at the end matches folders too.
+    paths = sorted(root / name for name in matched if not (root / name).is_dir())
     if not paths:
       raise FileNotFoundError(
         f'No {split} files of {schema.name!r}: nothing in {data_dir} matches {" or ".join(tried)}.'

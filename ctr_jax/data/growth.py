@@ -20,8 +20,6 @@ import pyarrow.parquet as pq
 from ctr_jax.data import columns, engine, segments, storage, versions, vocabulary
 from ctr_jax.data import schema as schema_lib
 
-_COUNTED = ('id', 'ids', 'bucket')
-
 
 class Job(NamedTuple):
   """What every step of one change needs.
@@ -60,7 +58,7 @@ def table(job: Job, name: str, features: Iterable[tuple[schema_lib.Feature, str]
   """
   features = list(features)
   kind, words = features[0][0].kind, None
-  if kind in _COUNTED:
+  if kind in columns.COUNTED:
     known = job.draft.manifest['tables'].get(name)
     words = _new(job, name, features) if known is None else _grown(job, name, features)
   elif name not in job.draft.manifest['tables']:

@@ -94,7 +94,9 @@ def _locate(layout, index, column):
   if layout.format == 'parquet':
     return f'{layout.path}, row {index}', _parquet_cell(layout.path, index, column)
   rows = readers.records(layout, lambda *_: None)
-  line, fields = next(itertools.islice(rows, index, None))
+  line, fields = next(itertools.islice(rows, index, None), (0, None))
+  if fields is None:
+    raise ValueError(f'{layout.path} has become shorter while it was read. Encode again.')
   return f'{layout.path}:{line}', fields[layout.names.index(column)]
 
 

@@ -3,14 +3,17 @@
 Each text file can be read in two ways. `scan` hands it to DuckDB through Ibis, which is fast and
 stops at the first malformed row. `records` walks it in Python, which is slower and knows the line
 of every row: it finds the row to report, skips malformed rows when asked to, and reads libsvm.
-Both see the same rows in the same order: blank lines are no rows, and one empty field too many at
-the end of a row (a trailing delimiter) is forgiven.
+Both see the same rows in the same order: blank lines are no rows, and empty fields too many at the
+end of a row (trailing delimiters) are forgiven; a space before a field's first quote and spaces
+after its last are no part of it (`ctr_jax.data.delimited`).
 
 libsvm: `label index:value ...`. A feature's column is its index; the cell is the value's text; an
 index that a row does not name is missing.
 libffm: `label field:feature:value ...`. A feature's column is its field; the cell of id, ids and
-hash features is the feature's text (several of one field are joined by `|`), that of numeric and
-bucket features is the value's.
+hash features is the feature's text, that of numeric and bucket features is the value's.
+
+What is several values already (a list in Parquet, an index or a field that a row names twice) is
+joined by the separator of the `ids` feature that reads it, else by `|`.
 """
 
 import collections
@@ -21,9 +24,10 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import ibis
 import pyarrow as pa
 
-from ctr_jax.data import engine, files
+from ctr_jax.data import delimited, engine, files
 from ctr_jax.data import schema as schema_lib
 
 _SUFFIXES = {'.tsv': 'tsv', '.parquet': 'parquet', '.libsvm': 'libsvm', '.svm': 'libsvm'}
@@ -36,7 +40,10 @@ class BadRow(ValueError):
 
 
 class Layout(NamedTuple):
-  """How one file is read. `names` are its columns; engine tables call column i `c{i}`."""
+  """How one file is read. `names` are its columns; engine tables call column i `c{i}`.
+
+  `separators` are what joins several values of a column; '' where its features disagree.
+  """
 
   path: pathlib.Path
   format: str
@@ -44,6 +51,7 @@ class Layout(NamedTuple):
   quote: str
   header: bool
   names: tuple[str, ...]
+  separators: tuple[str, ...]
 
 
 # What to do with a malformed row: called with its line, a reason and the details.
@@ -56,7 +64,24 @@ def layout(schema: schema_lib.Schema, path: pathlib.Path) -> Layout:
   names = names_in(schema, path)
   _check_names(schema, path, names)
   header = schema.header and kind not in ('parquet', 'libsvm', 'libffm')
-  return Layout(path, kind, delimiter, quote, header, names)
+  return Layout(path, kind, delimiter, quote, header, names, _separators(schema, names))
+
+
+def _separators(schema, names):
+  found = {}
+  for f in schema.features:
+    if f.kind == 'ids':
+      found[f.column] = f.separator if found.get(f.column, f.separator) == f.separator else ''
+  return tuple(found.get(name, '|') for name in names)
+
+
+def _separator(of, i):
+  if not of.separators[i]:
+    raise ValueError(
+      f'{of.path}: column {of.names[i]!r} has several values in a row, and the features that read '
+      'it have different separators. Give them one.'
+    )
+  return of.separators[i]
 
 
 def _form(schema, path):
@@ -115,7 +140,10 @@ def _text_names(schema, path, delimiter, quote):
       raise ValueError(f'Schema {schema.name!r} says header = false: it must name the columns.')
     return schema.columns
   text = first.decode('utf-8-sig', 'replace').rstrip('\r\n')
-  return tuple(next(csv.reader([text], **_dialect(delimiter, quote))))
+  try:
+    return tuple(next(delimited.Rows([text], delimiter, quote)))
+  except csv.Error as e:
+    raise ValueError(f'{path}: its first line is no header: {e}. Correct it.') from e
 
 
 def _check_names(schema, path, names):
@@ -127,21 +155,28 @@ def _check_names(schema, path, names):
     if name not in names:
       raise ValueError(
         f'{path} has no column {name!r}, which {readers[name]} reads; its columns are '
-        f'{", ".join(names)}. (A file without a header needs header = false and columns = [...].)'
+        f'{_listed(names)}. (A file without a header needs header = false and columns = [...].)'
       )
   unknown = [name for name in names if name not in readers and name not in schema.ignore]
   if unknown and '*' not in schema.ignore:
     raise ValueError(
-      f'{path} has columns that schema {schema.name!r} does not know: {", ".join(unknown)}. '
+      f'{path} has columns that schema {schema.name!r} does not know: {_listed(unknown)}. '
       'Make features of them, or add them to `ignore`.'
     )
 
 
+def _listed(names):
+  """Names in a sentence; an empty one, as of an index or after a last delimiter, is seen too."""
+  return ', '.join(name if name.strip() else repr(name) for name in names)
+
+
 def scan(con, of: Layout, name: str):
-  """An Ibis table over a file, every column as text. Fails at the first malformed row."""
+  """An Ibis table over a file, every column as text. Fails at the first malformed row.
+
+  Of a column of lists, `torn{i}` says whether an element contains the separator.
+  """
   if of.format == 'parquet':
-    table = con.read_parquet(glob.escape(str(of.path)), table_name=name)
-    return table.select(**{f'c{i}': _as_text(table[n]) for i, n in enumerate(of.names)})
+    return _scan_parquet(con, of, name)
   if of.path.suffix in ('.gz', '.zst'):
     files.read_through(of.path)
   return con.read_csv(
@@ -150,6 +185,7 @@ def scan(con, of: Layout, name: str):
     table_name=name,
     columns={f'c{i}': 'VARCHAR' for i in range(len(of.names))},
     auto_detect=False,
+    hive_partitioning=False,
     header=of.header,
     delim=of.delimiter,
     quote=of.quote,
@@ -157,12 +193,31 @@ def scan(con, of: Layout, name: str):
   )
 
 
-def _as_text(column):
-  if column.type().is_array():
-    return column.map(lambda x: x.cast('string')).join('|')
-  if column.type().is_boolean():
-    column = column.cast('int8')
-  return column.cast('string').nullif('')
+def _scan_parquet(con, of, name):
+  how = {'hive_partitioning': False, 'binary_as_string': True}
+  table = con.read_parquet(glob.escape(str(of.path)), table_name=name, **how)
+  columns = {}
+  # By place: DuckDB gives names that differ in case alone other ones.
+  for i, called in enumerate(table.columns):
+    column = table[called]
+    if column.type().is_array():
+      separator = _separator(of, i)
+      column = column.map(_as_text)
+      columns[f'torn{i}'] = column.filter(lambda x, s=separator: x.contains(s)).length() > 0
+      column = column.join(separator)
+    columns[f'c{i}'] = _as_text(column).nullif('')
+  return table.select(**columns)
+
+
+def _as_text(value):
+  kind = value.type()
+  if kind.is_boolean():
+    value = value.cast('int8')
+  text = value.cast('string')
+  if not kind.is_floating():
+    return text
+  # Not isnan, nor ==: DuckDB answers these by a Parquet file's statistics, which leave NaN out.
+  return ibis.ifelse(text.endswith('nan'), ibis.null('string'), text)
 
 
 def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
@@ -177,7 +232,7 @@ def records(of: Layout, on_bad: OnBad) -> Iterator[tuple[int, list[str]]]:
 
 def _text_records(of, file, on_bad):
   undecodable = set()
-  reader = csv.reader(_decode(file, undecodable), strict=True, **_dialect(of.delimiter, of.quote))
+  reader = delimited.Rows(_decode(file, undecodable), of.delimiter, of.quote)
   if of.header:
     next(reader, None)
   while True:
@@ -194,7 +249,7 @@ def _text_records(of, file, on_bad):
       continue
     if not fields:
       continue
-    if len(fields) == len(of.names) + 1 and not fields[-1]:
+    while len(fields) > len(of.names) and not fields[-1]:
       fields.pop()
     if undecodable and not undecodable.isdisjoint(range(line, reader.line_num + 1)):
       on_bad(line, 'not UTF-8', f'{of.delimiter.join(fields)[:80]!r} is not UTF-8')
@@ -203,12 +258,6 @@ def _text_records(of, file, on_bad):
       on_bad(line, 'wrong number of fields', f'{len(fields)} fields, not {len(of.names)}: {row!r}')
     else:
       yield line, fields
-
-
-def _dialect(delimiter, quote):
-  if quote:
-    return {'delimiter': delimiter, 'quotechar': quote}
-  return {'delimiter': delimiter, 'quoting': csv.QUOTE_NONE}
 
 
 def _decode(file, undecodable):
@@ -224,7 +273,13 @@ def _sparse_records(of, file, on_bad):
   place = {name: i for i, name in enumerate(of.names)}
   for number, line in enumerate(file, 1):
     # A comment may end the line.
-    tokens = line.decode('utf-8', 'replace').partition('#')[0].split()
+    line = line.partition(b'#')[0]
+    try:
+      tokens = line.decode().split()
+    except UnicodeDecodeError:
+      text = line.decode(errors='replace').strip()
+      on_bad(number, 'not UTF-8', f'{text[:80]!r} is not UTF-8')
+      continue
     if not tokens:
       continue
     fields = [''] * len(of.names)
@@ -239,7 +294,11 @@ def _sparse_records(of, file, on_bad):
         what = f'{name!r} is no column of the schema and not in its `ignore`'
         on_bad(number, 'unknown column', what)
         break
-      fields[at] = f'{fields[at]}|{cell}' if fields[at] else cell
+      if fields[at]:
+        separator = _separator(of, at)
+        # Features and values of libffm are told apart later; no token has a space in it.
+        cell = f'{fields[at]}{" " if of.format == "libffm" else separator}{cell}'
+      fields[at] = cell
     else:
       yield number, fields
 

@@ -122,7 +122,7 @@ def _texts(values, column, rows):
 
 
 def _text(value, column, row):
-  """What a cell says as text; an empty one is missing."""
+  """What a cell says as text; an empty one is missing, and so is NaN."""
   if value is None:
     return ''
   if isinstance(value, str):
@@ -134,6 +134,8 @@ def _text(value, column, row):
   if isinstance(value, numbers.Integral):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
+    if value != value:
+      return ''
     # The shortest digits of its own type, laid out as a double's, as the ETL engine does.
     return repr(float(str(value)))
   raise BadInput(

@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
+from ctr_jax.data import delimited
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import scorer as scorer_lib
 
@@ -47,31 +48,39 @@ def batches(path: pathlib.Path, schema: schema_lib.Schema, names: Sequence[str],
 
 
 def _parquet(path, names, size) -> Iterator[Batch]:
+  import pyarrow as pa
   import pyarrow.parquet as pq
 
   with pq.ParquetFile(path) as file:
     _check(path, names, file.schema_arrow.names)
     for batch in file.iter_batches(size, columns=list(names)):
-      yield batch.to_pydict()
+      # Bytes are text, as they are for the encoder.
+      kinds = [f.with_type(pa.string()) if _is_binary(f) else f for f in batch.schema]
+      yield batch.cast(pa.schema(kinds)).to_pydict()
+
+
+def _is_binary(field):
+  return str(field.type).startswith(('binary', 'large_binary', 'fixed_size_binary'))
 
 
 def _text(path, schema, names, size) -> Iterator[Batch]:
   tsv = schema.format == 'tsv' or '.tsv' in path.suffixes
   quote = schema.quote if schema.quote is not None else ('' if tsv else '"')
-  how = {'quotechar': quote} if quote else {'quoting': csv.QUOTE_NONE}
-  how['delimiter'] = schema.delimiter or ('\t' if tsv else ',')
+  delimiter = schema.delimiter or ('\t' if tsv else ',')
   with contextlib.ExitStack() as stack:
     opened = gzip.open if path.suffix == '.gz' else open
     raw = stack.enter_context(opened(path, 'rb'))
     text = stack.enter_context(io.TextIOWrapper(raw, 'utf-8-sig', newline=''))
-    rows = csv.reader(text, strict=True, **how)
+    rows = delimited.Rows(text, delimiter, quote)
     header = next(rows, []) if schema.header else list(schema.columns)
     _check(path, names, header)
     place = [header.index(name) for name in names]
     found = (row for row in rows if row)
     while block := list(itertools.islice(found, size)):
       for row in block:
-        if len(row) not in (len(header), len(header) + (not row[-1])):
+        while len(row) > len(header) and not row[-1]:
+          row.pop()
+        if len(row) != len(header):
           raise ValueError(
             f'{path}, up to line {rows.line_num}: a row has {len(row)} fields and not '
             f'{len(header)}: {row[:5]}... Correct it.'

@@ -95,6 +95,14 @@ def test_keys(path):
   np.testing.assert_array_equal(found, [7, np.nan, 7, np.nan, np.nan])
 
 
+@pytest.mark.parametrize('name', ['key=1', 'row=1', 'part=1', 'value=7'])
+def test_names_of_folders_are_no_columns(made, tmp_path, name):
+  path = shutil.copytree(made, tmp_path / name / 'out')
+  by_key(path, 'user,age', 'a,7', on_missing='missing')
+  found = columns.open_columns(path).read('train', ['age'], 0, 5)['age']
+  np.testing.assert_array_equal(found, [7, np.nan, 7, np.nan, np.nan])
+
+
 def test_names(path):
   file = write(path.parent / 'x.csv', 'x', *'12345')
 
@@ -134,6 +142,25 @@ def test_rows(path):
 
 def function(path, of, kind='numeric', inputs=('price',)):
   return adding.by_function(path, Feature('f', kind), inputs, of, progress=False)
+
+
+@pytest.mark.parametrize('values', [
+  ['p', float('nan'), 'q', None, ''],
+  ['p', np.float32('nan'), 'q', '', ''],
+  np.array(['p', float('nan'), 'q', None, ''], object),
+  np.ma.array(['p', 'x', 'q', 'x', 'y'], mask=[0, 1, 0, 1, 1]),
+])  # fmt: skip
+def test_what_functions_leave_out(path, values):
+  function(path, lambda _: values, 'id')
+  source = columns.open_columns(path)
+  assert source.vocabulary('f')[0] == ['p', 'q']
+  assert source.read('train', ['f'], 0, 5)['f'].tolist() == [1, 0, 2, 0, 0]
+
+
+def test_masked_numbers_are_missing(path):
+  function(path, lambda _: np.ma.array([1.0, 2, 3, 4, 1e39], mask=[0, 1, 0, 0, 1]))
+  found = columns.open_columns(path).read('train', ['f'], 0, 5)['f']
+  np.testing.assert_array_equal(found, [1, np.nan, 3, 4, np.nan])
 
 
 def append(path, *lines, **how):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ctr_jax.data import encode, storage
+from ctr_jax.data import encode, ingest, readers, storage
 from ctr_jax.data.schema import Feature, Schema, Split
 
 FEATURES = (Feature('user'), Feature('price', 'numeric'), Feature('clicks', 'bucket'))
@@ -117,6 +117,31 @@ def test_skips_are_counted_by_reason(tmp_path):
   assert 'train.csv:5: ' in source.manifest['skipped_first']['label is not 0 or 1']
 
 
+@pytest.mark.parametrize('size', [200_000, 3_000_000])
+def test_long_rows_are_no_bad_rows(tmp_path, size):
+  # Beyond Python's limit of a field, and DuckDB's of a line.
+  write(tmp_path, lines_of(f'1,{"a" * size},1,1', '1'))
+  source = run(tmp_path, 'skip')
+  assert source.manifest['skipped'] == {'wrong number of fields': 1}
+  assert f'{tmp_path}/train.csv:5: ' in source.manifest['skipped_first']['wrong number of fields']
+  assert source.num_samples('train') == 4
+  (tmp_path / 'other').mkdir()
+  write(tmp_path / 'other', lines_of(f'1,{"a" * size},1,1', '7,a,1,1'))
+  refuses(tmp_path / 'other', "train.csv:5: column 'label': '7'")
+
+
+def test_a_file_that_has_become_shorter(tmp_path):
+  write(tmp_path, lines_of())
+  layout = readers.layout(Schema('s', FEATURES), tmp_path / 'train.csv')
+  with pytest.raises(ValueError, match=r'train\.csv has become shorter while it was read'):
+    ingest._locate(layout, 3, 'user')
+
+
+def test_a_header_with_broken_quotes(tmp_path):
+  write(tmp_path, ['label,user,price,"clicks', '1,a,2,3'])
+  refuses(tmp_path, 'train.csv: its first line is no header: unexpected end of data')
+
+
 def test_lines_that_a_quote_swallows_are_named(tmp_path):
   write(tmp_path, lines_of('1,"a,1,1', '1,b,1,1', '1,"c",1,1'))
   source = run(tmp_path, 'skip')
@@ -150,6 +175,13 @@ def test_unknown_column(tmp_path):
   write(tmp_path, [HEAD + ',city', '1,a,2,3,x'])
   refuses(tmp_path, "columns that schema 's' does not know: city", 'add them to `ignore`')
   assert run(tmp_path, ignore=('city',)).num_samples('train') == 1
+
+
+@pytest.mark.parametrize(('head', 'row'), [(f'{HEAD},', '1,a,2,3,'), (f',{HEAD}', '0,1,a,2,3')])
+def test_column_without_a_name(tmp_path, head, row):
+  write(tmp_path, [head, row])
+  refuses(tmp_path, "columns that schema 's' does not know: ''. Make")
+  assert run(tmp_path, ignore=('',)).num_samples('train') == 1
 
 
 def test_two_columns_of_one_name(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import glob
 import gzip
 import io
+import math
 import pathlib
 
 import hypothesis
@@ -56,6 +57,7 @@ CASES = {
     lambda: gzip.compress(reference.text(ROWS[:60])) + gzip.compress(_body(ROWS[60:])),
     {},
   ),
+  'padded.csv.gz': (lambda: gzip.compress(reference.text(ROWS)) + bytes(512), {}),
   'zstd.csv.zst': (lambda: _compress_zstd(reference.text(ROWS)), {}),
   'no_last_newline.csv': (lambda: reference.text(ROWS)[:-1], {}),
   'blank_lines.csv': (lambda: reference.text(ROWS).replace(b'\n', b'\n\n'), {}),
@@ -102,12 +104,30 @@ def test_glob_reads_files_in_the_order_of_their_names(tmp_path, expected):
   assert checksums(schema_of('part_*.csv'), tmp_path, tmp_path) == expected
 
 
+@pytest.mark.parametrize('pattern', ['logs/**/*.csv', 'logs/**'])
+def test_glob_of_any_folders(tmp_path, expected, pattern):
+  for name, rows in (('c.csv', ROWS[120:]), ('a/b/x.csv', ROWS[:50]), ('b/y.csv', ROWS[50:120])):
+    path = tmp_path / 'logs' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(reference.text(rows))
+  assert checksums(schema_of(pattern), tmp_path, tmp_path) == expected
+
+
 @pytest.mark.parametrize('name', ['a [1] {x}.csv', "it's?.csv", 'a*.parquet'])
 def test_odd_names(tmp_path, expected, name):
   folder = tmp_path / 'data [0] *'
   folder.mkdir()
   (folder / name).write_bytes(_parquet(ROWS) if 'parquet' in name else reference.text(ROWS))
   assert checksums(schema_of(glob.escape(name)), folder, tmp_path) == expected
+
+
+@pytest.mark.parametrize('name', ['a.csv', 'a.parquet'])
+@pytest.mark.parametrize('value', ['label=1', 'user=x', 'c1=7'])
+def test_names_of_folders_are_no_columns(tmp_path, expected, name, value):
+  folder = tmp_path / value
+  folder.mkdir()
+  (folder / name).write_bytes(_parquet(ROWS) if 'parquet' in name else reference.text(ROWS))
+  assert checksums(schema_of(f'{value}/{name}'), tmp_path, folder) == expected
 
 
 def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
@@ -118,6 +138,100 @@ def test_slow_reader_equals_fast_one(tmp_path, expected, monkeypatch):
   monkeypatch.setattr(engine, 'BATCH', 40)
   (tmp_path / 'a.csv').write_bytes(reference.text(ROWS))
   assert checksums(schema_of('a.csv'), tmp_path, tmp_path) == expected
+
+
+def vocabularies(folder, table, features):
+  """The values of features of a Parquet file, by rank."""
+  pq.write_table(pa.table({'label': [1, 0, 1]} | table), folder / 'a.parquet')
+  source = encoded(folder, 'a.parquet', features)
+  return {name: source.vocabulary(name)[0] for name in source.schema.names}, source
+
+
+def encoded(folder, name, features, on_bad_row='error'):
+  schema = Schema('s', features, files={'train': name}, ignore=('*',))
+  return encode.encode(schema, folder, folder / 'out', on_bad_row, progress=False)
+
+
+def test_lists_in_parquet(tmp_path):
+  table = {
+    'l': [['a|b', 'c'], [], None],
+    'n': pa.array([[0.5, math.nan], [True], [None]], pa.list_(pa.float32())),
+    'b': [[True, False], [True], None],
+    'one': [['x', 'y'], [], None],
+  }
+  features = (
+    Feature('l', 'ids', separator=', '),
+    Feature('n', 'ids'),
+    Feature('b', 'ids'),
+    Feature('one'),
+  )
+  found, source = vocabularies(tmp_path, table, features)
+  assert found == {'l': ['a|b', 'c'], 'n': ['0.5', '1.0'], 'b': ['1', '0'], 'one': ['x|y']}
+  read = source.read('train', ('l', 'one'), 0, 3)
+  assert read['l'].tolist() == [[1, 2], [0, -1], [0, -1]]
+  assert read['one'].tolist() == [1, 0, 0]
+
+
+def test_separators_in_lists(tmp_path):
+  table = {'label': [1, 0, 1], 'tags': [['a', 'b'], ['a,b'], ['c|d']]}
+  pq.write_table(pa.table(table), tmp_path / 'a.parquet')
+  features = (Feature('tags', 'ids', separator=','),)
+  what = r"a\.parquet, row 1: column 'tags': \['a,b'\]: an element contains the separator ','"
+  with pytest.raises(ValueError, match=what):
+    encoded(tmp_path, 'a.parquet', features)
+  source = encoded(tmp_path, 'a.parquet', features, 'skip')
+  assert source.vocabulary('tags')[0] == ['a', 'b', 'c|d']
+
+
+@pytest.mark.parametrize('name', ['a.parquet', 'a.libsvm', 'a.ffm'])
+def test_separators_that_disagree(tmp_path, name):
+  value = ':1' * (name == 'a.ffm')
+  if name == 'a.parquet':
+    pq.write_table(pa.table({'label': [1], 'tags': [['a', 'b']]}), tmp_path / name)
+  else:
+    (tmp_path / name).write_text(f'1 tags:a{value} tags:b{value}\n')
+  features = (Feature('tags', 'ids'), Feature('others', 'ids', column='tags', separator=','))
+  with pytest.raises(ValueError, match=r"column 'tags' has several values .* Give them one\."):
+    encoded(tmp_path, name, features)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+  pq.write_table(pa.table({'label': [1, 0], 'user': [b'a', b'b\xff']}), tmp_path / 'a.parquet')
+  with pytest.raises(ValueError, match=r'a\.parquet cannot be read as Parquet: .* not valid UTF8'):
+    encoded(tmp_path, 'a.parquet', (Feature('user'),))
+
+
+@pytest.mark.parametrize('name', ['a.libsvm', 'a.ffm'])
+def test_libsvm_is_utf8(tmp_path, name):
+  pair = b'user:@:1' if name == 'a.ffm' else b'user:@'
+  lines = [b'1 ' + pair.replace(b'@', x) + b' # \xff\n' for x in (b'\xc3\xbc', b'a\xff')]
+  (tmp_path / name).write_bytes(b''.join(lines))
+  with pytest.raises(ValueError, match=rf'{name}:2: .* is not UTF-8'):
+    encoded(tmp_path, name, (Feature('user'),))
+  source = encoded(tmp_path, name, (Feature('user'),), 'skip')
+  assert source.manifest['skipped'] == {'not UTF-8': 1}
+  assert source.vocabulary('user')[0] == ['ü']
+
+
+def test_columns_of_parquet(tmp_path):
+  table = {
+    'a': ['x', 'y', 'z'],
+    'A': ['p', 'p', 'q'],
+    'bytes': pa.array(['ü'.encode(), None, b'b'], pa.binary()),
+    'two': pa.array([b'yy', b'xx', None], pa.binary(2)),
+    'number': [1.0, math.nan, 3.0],
+    'small': pa.array([0.1, -math.nan, math.nan], pa.float32()),
+    'ignored': pa.array([b'\xff'] * 3, pa.binary()),
+  }
+  names = [name for name in table if name != 'ignored']
+  assert vocabularies(tmp_path, table, tuple(map(Feature, names)))[0] == {
+    'a': ['x', 'y', 'z'],
+    'A': ['p', 'q'],
+    'bytes': ['b', 'ü'],
+    'two': ['xx', 'yy'],
+    'number': ['1.0', '3.0'],
+    'small': ['0.1'],
+  }
 
 
 def test_libsvm(tmp_path):
@@ -152,6 +266,18 @@ def test_libffm(tmp_path):
     for name in ('a.ffm', 'a.csv')
   ]
   assert found[0] == found[1]
+
+
+@pytest.mark.parametrize('name', ['a.libsvm', 'a.ffm'])
+def test_values_that_are_named_twice(tmp_path, name):
+  value = ':0.5' if name == 'a.ffm' else ''
+  lines = [f'1 0:a|b{value} 0:c{value} 1:x{value} 1:y{value}', f'0 1:x{value}']
+  (tmp_path / name).write_text('\n'.join([*lines, '']))
+  features = (Feature('tags', 'ids', column='0', separator='::'), Feature('one', column='1'))
+  schema = Schema('s', features, files={'train': name})
+  source = encode.encode(schema, tmp_path, tmp_path / 'out', progress=False)
+  assert source.vocabulary('tags')[0] == ['a|b', 'c']
+  assert source.vocabulary('one')[0] == ['x', 'x|y']
 
 
 @pytest.mark.parametrize('end', ['\n', '\r\n'])

@@ -245,6 +245,21 @@ def test_pruned_versions_are_gone(few, path):
   assert change.rename(path, 'price', 'cost').version == 4
 
 
+@pytest.mark.parametrize('kind', ['numeric', 'hash'])
+def test_words_stay_with_their_table_when_its_old_name_is_given_again(few, path, kind):
+  words = columns.open_columns(path).vocabulary('user')[0]
+  change.rename(path, 'user', 'person')
+  feature = Feature('user', kind, buckets=3 * (kind == 'hash'))
+  how = {'name': 'm:f', 'progress': False}
+  adding.by_function(path, feature, ['label'], lambda read: read['label'].astype(int), **how)
+  with pytest.raises(KeyError, match=r"Table 'user' of .* has no vocabulary"):
+    columns.open_columns(path).vocabulary('user')
+  change.drop(path, ['user'])
+  versions.prune(path)
+  assert columns.open_columns(path, 'full').vocabulary('person')[0] == words
+  append(few, path)
+
+
 def test_changes_exclude_each_other(few, path):
   add(few, path)
   with (path / 'versions' / 'lock').open() as lock:

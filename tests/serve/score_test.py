@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ctr_jax import serve
+from ctr_jax.data import readers
+from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import export, score
 from tests.serve import cases
 
@@ -58,6 +60,25 @@ def test_files_of_every_kind(scored, tmp_path):
   score.write(iter([expected[:50], expected[50:]]), tmp_path / 'out.parquet')
   read = pq.read_table(tmp_path / 'out.parquet')['probability'].to_numpy()
   np.testing.assert_array_equal(read, expected)
+
+
+def test_text_is_read_as_the_encoder_reads_it(tmp_path):
+  path, text = tmp_path / 'rows.csv', 'x' * 200_000
+  path.write_text(f'label,a,b\n1, "u" ,\n0,"u\n",{text},,\n')
+  schema = schema_lib.Schema('s', (schema_lib.Feature('a'), schema_lib.Feature('b')))
+  found = list(score.batches(path, schema, ('a', 'b'), 10))
+  assert found == [{'a': ['u', 'u\n'], 'b': ['', text]}]
+  layout = readers.layout(schema, path)
+  rows = [fields[1:] for _, fields in readers.records(layout, None)]
+  assert rows == [['u', ''], ['u\n', text]]
+
+
+def test_bytes_in_parquet_are_text(tmp_path):
+  pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+  cells = {'a': pa.array(['ü'.encode(), None]), 'b': pa.array([b'xy', b''], pa.large_binary())}
+  pq.write_table(pa.table(cells | {'c': pa.array([b'xy', None], pa.binary(2))}), tmp_path / 'x')
+  found = list(score.batches((tmp_path / 'x').rename(tmp_path / 'x.parquet'), None, 'abc', 10))
+  assert found == [{'a': ['ü', None], 'b': ['xy', ''], 'c': ['xy', None]}]
 
 
 def test_bad_rows_are_counted_from_the_file(scored, tmp_path):
