@@ -158,7 +158,7 @@ class _Run:
         entries.append(entry)
         if day + 1 < self._stream.days:
           self._save(state, entries)
-    loop.write_json(done, {'described': self._described, 'days': entries})
+      loop.write_json(done, {'described': self._described, 'days': entries})
     shutil.rmtree(self._place(self._stream.days - 2), ignore_errors=True)
     return entries
 

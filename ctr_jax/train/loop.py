@@ -138,7 +138,7 @@ class Run:
         state = self.validate(state, position)
         if self._terminated.is_set() and not position.done:
           self._leave(position)
-    self._checkpoints.wait()
+      self._checkpoints.wait()
     best, _ = self._checkpoints.restore('best', self.program.like())
     self.close()
     return Trained(best, state, position)
@@ -294,7 +294,11 @@ def _here(x):
 
 
 class Listening:
-  """While inside, SIGTERM sets an event in place of killing the process."""
+  """While inside, SIGTERM sets an event in place of killing the process.
+
+  Whoever ends without having heeded it, since all was done, is interrupted by the end: else the
+  process would go on with what comes next, and whoever sent the signal would wait.
+  """
 
   def __init__(self, event: threading.Event):
     self._event = event
@@ -304,9 +308,13 @@ class Listening:
     if threading.current_thread() is threading.main_thread():
       self._before = signal.signal(signal.SIGTERM, lambda *_: self._event.set())
 
-  def __exit__(self, *exc):
+  def __exit__(self, kind, *exc):
     if self._before is not None:
       signal.signal(signal.SIGTERM, self._before)
+    if kind is None and self._event.is_set():
+      raise Interrupted(
+        'SIGTERM: what was under way is finished and saved; the same command goes on from there.'
+      )
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -193,7 +193,7 @@ class _Run:
             self._save(manager, state, history)
         if self._terminated.is_set() and not self._stopped(history):
           self._leave(manager, state, history)
-    manager.wait_until_finished()
+      manager.wait_until_finished()
     manager.close()
     return self._finish(state['best'], history, whole.messages)
 

@@ -80,11 +80,13 @@ def test_whoever_leaves_at_the_end_of_an_epoch_is_validated_before(tmp_path, tog
 
   leaving.note = ends
   if together is None:
-    leaving.fit()  # The end of the last epoch: there is nothing to leave.
+    fit = leaving.fit
   else:
     runs = seeds._Runs([leaving], together(model(), RECIPE))
-    runs._terminated = terminated
-    runs.fit()
+    runs._terminated, fit = terminated, runs.fit
+  # There is nothing left to leave, but what comes after must not begin.
+  with pytest.raises(loop.Interrupted, match='finished and saved'):
+    fit()
   checkpoints = checkpoint.Checkpoints(tmp_path / 'checkpoints', model(), {}, 0)
   state, position = checkpoints.restore('last', program.like())
   checkpoints.close()
