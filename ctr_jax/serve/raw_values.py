@@ -18,7 +18,8 @@ from ctr_jax.data import schema as schema_lib
 from ctr_jax.data import values
 
 _LARGEST = 3.4028234e38  # float32's, of `data.raw`.
-_NUMBER = re.compile(r'\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
+_NUMBER = re.compile(r'\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
+_LONGEST_NUMBER = 400  # Characters; a double has 17 digits and at most 324 zeros.
 
 
 class BadInput(ValueError):
@@ -150,7 +151,7 @@ def _refuse_surrogates(value, column, row):
 
 
 def _shown(value):
-  text = repr(value)
+  text = repr(value[:50] if isinstance(value, str) else value)
   return text if len(text) <= 40 else f'{text[:40]}...'
 
 
@@ -206,6 +207,11 @@ def _number(value, column, row):
     if isinstance(value, str):
       if not value:
         return math.nan
+      if len(value) > _LONGEST_NUMBER:
+        raise BadInput(
+          f'Column {column!r}, row {row}: {_shown(value)} has {len(value)} characters; a number '
+          f'has at most {_LONGEST_NUMBER}.'
+        )
       if _NUMBER.fullmatch(value):
         return float(value)
     elif isinstance(value, (numbers.Real, np.number, np.bool_)):

@@ -100,6 +100,7 @@ def test_values_of_many_types_mean_the_same(scorer):
     ({'tags': ['a', ['b', 'ü', '\ud800'], 'c']}, "Column 'tags', row 1: .* is not Unicode"),
     ({'price': [1, 2, 'cheap']}, "Column 'price', row 2: 'cheap' is not a number"),
     ({'price': [1, 2, '1_0']}, "Column 'price', row 2: '1_0' is not a number"),
+    ({'price': [1, 2, '1' * 401]}, "Column 'price', row 2: '1{39}... has 401 characters"),
     ({'price': [1, 2, 1e39]}, "Column 'price', row 2: 1e[+]39 is larger than a float32"),
     ({'price': [1, 2, 10**400]}, "Column 'price', row 2: 1000.* is not a number"),
     ({'price': [1, [2], 3]}, "Column 'price', row 1: .2. is not a number"),
@@ -113,6 +114,16 @@ def test_values_of_many_types_mean_the_same(scorer):
 def test_bad_input_names_column_and_row(scorer, changes, words):
   with pytest.raises(serve.BadInput, match=words):
     scorer.predict(few(**changes))
+
+
+def test_a_long_number_is_read_in_linear_time():
+  # A quadratic expression takes minutes.
+  assert not raw_values._NUMBER.fullmatch('1' * 300_000 + 'x')
+  assert not raw_values._NUMBER.fullmatch(' ' * 300_000 + '1.' + '1' * 300_000 + 'e')
+  assert all(
+    map(raw_values._NUMBER.fullmatch, ('1', '1.', '.5', '1.5', '-1e5', ' +1.5E-3 ', 'nan'))
+  )
+  assert not any(map(raw_values._NUMBER.fullmatch, ('.', '', '1e', 'e5', '1.5.5', '--1', '1_0')))
 
 
 def test_missing_columns_and_no_columns(scorer):
