@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
-from ctr_jax.serve import checks
+from ctr_jax.serve import arrow_values, checks
 from ctr_jax.serve.limits import Refused
 
 _TAKEN = 'strings, integers, lists of these, dictionaries of strings, floats and null'
@@ -86,9 +86,7 @@ def _values(field, array, texts):
     if where not in texts:
       texts[where] = array.dictionary.to_pylist()
     return [None if i is None else texts[where][i] for i in array.indices.to_pylist()]
-  if pa.types.is_floating(field.type):
-    array = array.cast(pa.float64())
-  return array.to_pylist()
+  return arrow_values.python(array)
 
 
 def _first_line(error):

@@ -16,6 +16,7 @@ import numpy as np
 
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.data import values
+from ctr_jax.serve import float32
 
 _LARGEST = 3.4028234e38  # float32's, of `data.raw`.
 _NUMBER = re.compile(r'\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
@@ -119,7 +120,7 @@ def _texts(values, column, rows):
       return words
     except UnicodeEncodeError:
       pass
-  return [_text(x, column, row) for x, row in zip(words, rows, strict=True)]
+  return [_text(x, column, row) for x, row in zip(float32.plain(words), rows, strict=True)]
 
 
 def _text(value, column, row):
@@ -135,8 +136,7 @@ def _text(value, column, row):
   if isinstance(value, numbers.Integral):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
-    # The shortest digits of its own type, laid out as a double's, as the ETL engine does.
-    return repr(float(str(value)))
+    return repr(float(value))
   raise BadInput(
     f'Column {column!r}, row {row}: {_shown(value)} is a {type(value).__name__}; give a text, a '
     'number, or None where there is none.'
@@ -184,7 +184,7 @@ def _numbers(column, feature):
   if set(map(type, column)) <= {float, type(None)}:
     found = [math.nan if x is None else x for x in column]
   else:
-    found = [_number(x, feature.column, row) for row, x in enumerate(column)]
+    found = [_number(x, feature.column, row) for row, x in enumerate(float32.plain(column))]
   found = np.array(found, np.float64)
   bad = np.flatnonzero(np.abs(found) > _LARGEST)
   if len(bad):

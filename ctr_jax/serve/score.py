@@ -49,10 +49,21 @@ def batches(path: pathlib.Path, schema: schema_lib.Schema, names: Sequence[str],
 def _parquet(path, names, size) -> Iterator[Batch]:
   import pyarrow.parquet as pq
 
+  from ctr_jax.serve import arrow_values
+
   with pq.ParquetFile(path) as file:
     _check(path, names, file.schema_arrow.names)
     for batch in file.iter_batches(size, columns=list(names)):
-      yield batch.to_pydict()
+      found = {}
+      for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+          found[name] = arrow_values.python(array)
+        except TypeError as error:
+          raise ValueError(
+            f'{path}: column {name!r} is of the Arrow type {str(error)[:60]}, whose text is not '
+            f'known here. Write it as text, as training read it; taken are {arrow_values.TAKEN}.'
+          ) from error
+      yield found
 
 
 def _text(path, schema, names, size) -> Iterator[Batch]:

@@ -82,6 +82,15 @@ def test_arrow(make, dictionary):
   np.testing.assert_array_equal(table['probability'].to_numpy(), np.array(want, np.float32))
 
 
+def test_a_float32_of_arrow_is_the_double_of_its_text(make):
+  found = {'user': ['u', 'v'], 'tags': pa.nulls(2), 'price': pa.array([1.1, None], pa.float32())}
+  answer = make().post('/v1/score', content=stream(found), headers={'content-type': bodies.ARROW})
+  with pa.ipc.open_stream(answer.content) as reader:
+    given = reader.read_all()['probability'].to_numpy()
+  want = [standin.expected(row) for row in (('u', None, 1.1), ('v', None, None))]
+  np.testing.assert_array_equal(given, np.array(want, np.float32))
+
+
 def test_model_and_health(make):
   client = make()
   model = client.get('/v1/model').json()
