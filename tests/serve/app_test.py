@@ -1,6 +1,7 @@
 """Routes, in one process: what is answered, and in which words what is not."""
 
 import json
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ pytest.importorskip('prometheus_client', reason='the extra `serve` is not instal
 from starlette import testclient
 
 from ctr_jax.serve import app, bodies, limits
-from tests.serve import standin
+from tests.serve import malformed, standin
 
 ROWS = [('u1', ['a', 'b'], 1.5), ('u2', None, None), (None, [], 3), (7, 'a', 0.0)]
 
@@ -89,6 +90,41 @@ def test_a_float32_of_arrow_is_the_double_of_its_text(make):
     given = reader.read_all()['probability'].to_numpy()
   want = [standin.expected(row) for row in (('u', None, 1.1), ('v', None, None))]
   np.testing.assert_array_equal(given, np.array(want, np.float32))
+
+
+def post(client, body):
+  return client.post('/v1/score', content=body, headers={'content-type': bodies.ARROW})
+
+
+def test_what_a_small_stream_says_of_many_rows_is_limited(make):
+  many = make(max_body_bytes=10_000)
+  for body in (malformed.stream(malformed.repeated(100, 1000)), malformed.overlapping(8000)):
+    answer = post(many, body)
+    assert answer.status_code == 413
+    assert 'written out row by row' in answer.json()['error']
+  assert post(many, malformed.stream(malformed.repeated(100, 100))).status_code == 200
+  assert post(many, malformed.overlapping(100)).status_code == 422  # The price is a text.
+
+
+@pytest.mark.parametrize(
+  ('body', 'words'),
+  [
+    (malformed.growing(), 'send each dictionary whole'),
+    (malformed.hollow(101), 'more than 100 batches without rows'),
+    (malformed.stream(pa.table(malformed.GOOD)) + b'x', 'goes on after the end'),
+  ],
+)
+def test_streams_that_arrow_would_take(make, body, words):
+  assert words in post(make(), body).json()['error']
+  assert post(make(), malformed.hollow(3)).status_code == 200
+
+
+def test_many_columns_are_refused_soon(make):
+  names = [f'c{i}' for i in range(20_000)]
+  body = malformed.stream(pa.schema([(n, pa.int8()) for n in [*names, names[-1]]]).empty_table())
+  began = time.monotonic()
+  assert "no column 'c0'" in post(make(), body).json()['error']
+  assert time.monotonic() - began < 5
 
 
 def test_model_and_health(make):
