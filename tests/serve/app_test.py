@@ -1,5 +1,6 @@
 """Routes, in one process: what is answered, and in which words what is not."""
 
+import asyncio
 import json
 import time
 
@@ -236,3 +237,24 @@ def test_limits_that_contradict_each_other():
   ):
     with pytest.raises(ValueError, match=r'max_|positive'):
       limits.Limits(**bounds).check()
+
+
+def test_who_goes_away_is_counted_once():
+  service = app.Service(standin.Standin, limits.Limits())
+  service.holder.current = standin.Standin()
+  heard = [{'type': 'http.request', 'body': b'{"rows"', 'more_body': True}]
+  headers = [(b'content-type', b'application/json'), (b'content-length', b'1000')]
+  scope = {'type': 'http', 'method': 'POST', 'path': '/v1/score', 'headers': headers}
+  scope |= {'query_string': b'', 'raw_path': b'/v1/score', 'root_path': '', 'scheme': 'http'}
+
+  async def receive():
+    return heard.pop() if heard else {'type': 'http.disconnect'}
+
+  async def send(message):
+    del message
+
+  asyncio.run(app.make(service)(scope, receive, send))
+  lines = service.counts.text().decode().splitlines()
+  counted = [line for line in lines if line.startswith('ctr_requests_total')]
+  assert counted == ['ctr_requests_total{path="/v1/score",status="499"} 1.0']
+  assert service._held == 0
