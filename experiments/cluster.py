@@ -70,4 +70,8 @@ def rule(text: str) -> tuple[str, placement.Placement]:
   kind, _, over = where.partition(':')
   if not pattern or kind not in _WHERE:
     raise ValueError(f'--placement={text}: it is PATTERN=WHERE, with WHERE {", ".join(_WHERE)}.')
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ValueError(f'--placement={text}: {pattern} is no pattern: {error}.') from error
   return pattern, _WHERE[kind](over.split('+') if over else 'model')

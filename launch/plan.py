@@ -31,6 +31,8 @@ from ctr_jax.data import columns, schema
 from experiments import budgets, cluster, optimizers, settings
 from launch import ahead, choosing, devices, plan_report, planning, techniques
 
+_MOST_ROWS = 1e15
+
 
 def rows_of(described: schema.Schema, given: dict[str, int]) -> dict[str, int]:
   """Table → rows: given, or as the schema says; row 0, of missing values, is added to neither.
@@ -88,22 +90,36 @@ def _size(text):
     rows = float(number)
   except ValueError:
     rows = math.nan
-  if not table or not rows >= 1:
-    raise ValueError(f'--rows={text}: it is TABLE:ROWS, as user:1e9.')
+  if not table or not 1 <= rows <= _MOST_ROWS:
+    raise ValueError(f'--rows={text}: it is TABLE:ROWS, as user:1e9, of 1 to {_MOST_ROWS:g} rows.')
   return table, int(rows)
+
+
+def _check_numbers(options):
+  """Raises a ValueError for numbers that plan nothing."""
+  if not re.fullmatch('[1-9][0-9]*x[1-9][0-9]*', options.mesh):
+    raise ValueError(f'--mesh={options.mesh}: it is DATAxMODEL, two numbers, as 16x16.')
+  if options.hidden and not re.fullmatch('[1-9][0-9]*(,[1-9][0-9]*)*', options.hidden):
+    raise ValueError(f'--hidden={options.hidden}: it is the units of each layer, as 1024,512,256.')
+  if options.dim < 1:
+    raise ValueError(f'--dim={options.dim}: a vector has at least one column.')
+  if not 0 <= options.headroom < 1:
+    raise ValueError(f'--headroom={options.headroom}: it is a part of the memory, as 0.1, below 1.')
+  if not 0 < options.bucket_slack < math.inf:
+    raise ValueError(f'--bucket_slack={options.bucket_slack}: it is a multiple, as 1.25.')
 
 
 def task(options: argparse.Namespace) -> planning.Task:
   """What the flags ask to plan."""
   described, rows = _data(options)
-  found = re.fullmatch(r'(\d+)x(\d+)', options.mesh)
-  if not found:
-    raise ValueError(f'--mesh={options.mesh}: it is DATAxMODEL, two numbers, as 16x16.')
-  data, model = map(int, found.groups())
+  _check_numbers(options)
+  data, model = map(int, options.mesh.split('x'))
   device, chosen = devices.DEVICES[options.device], settings.Settings()
   if options.hidden:
     chosen = settings.Settings(hidden=tuple(map(int, options.hidden.split(','))))
   memory = budgets.parse(options.memory, device.memory) if options.memory else device.memory
+  if int(memory * (1 - options.headroom)) < 1:
+    raise ValueError(f'--memory={options.memory}: of a device nothing is left for a table.')
   host = device.host_memory * min(data * model, device.hosted)
   host = budgets.parse(options.host_memory, host) if options.host_memory else host
   return planning.Task(

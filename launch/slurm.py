@@ -5,6 +5,7 @@ Several hosts of a row are the tasks of one `srun`, which tells each who the oth
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from launch import batch
@@ -24,7 +25,16 @@ _HEAD = """\
 
 
 def text(sweep: batch.Batch) -> str:
-  """The batch script."""
+  """The batch script.
+
+  Raises:
+    ValueError: the folder of logs has a name that a line of options cannot hold.
+  """
+  if re.search(r'[\s"\'\\%]', sweep.logs):
+    raise ValueError(
+      f'--place=slurm: {sweep.logs} has a blank, a quote, a backslash or a %, which #SBATCH lines '
+      'cannot hold; give another --workdir.'
+    )
   limit = f'%{sweep.at_once}' if sweep.at_once else ''
   head = _HEAD.format(name=sweep.name, last=len(sweep.jobs) - 1, limit=limit, logs=sweep.logs)
   if sweep.accelerators:

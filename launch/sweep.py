@@ -169,6 +169,9 @@ def main(arguments: list[str]) -> int:
   at = arguments.index('--') if '--' in arguments else len(arguments)
   options, further = _parser().parse_args(arguments[:at]), arguments[at + 1 :]
   given = {name: getattr(options, name) for name in ('data', 'seeds', 'only', 'workdir')}
+  apart = next((word for word in further if not word.startswith('--')), None)
+  if apart is not None:
+    raise ValueError(f'{apart!r} after --: give a flag and its value as one word, --NAME=VALUE.')
   flags = (*(f'--{k}={v}' for k, v in given.items() if v is not None), *further)
   if options.jobs is not None and options.jobs < 1:
     raise ValueError(f'--jobs={options.jobs}: at least one row has to run at a time.')

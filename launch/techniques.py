@@ -7,6 +7,7 @@ user|item=chain(hash_trick(1e8), cast(float16))
 from __future__ import annotations
 
 import ast
+import re
 
 from ctr_jax import compress
 
@@ -16,6 +17,10 @@ def rule(text: str) -> tuple[str, compress.Technique]:
   pattern, equals, call = text.partition('=')
   if not equals or not pattern:
     raise ValueError(f'--rules={text}: it is PATTERN=TECHNIQUE, as .*=cast(bfloat16, stochastic).')
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ValueError(f'--rules={text}: {pattern} is no pattern: {error}.') from error
   try:
     found = _value(ast.parse(call.strip(), mode='eval').body)
   except (SyntaxError, TypeError, ValueError) as error:

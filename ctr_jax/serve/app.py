@@ -111,6 +111,7 @@ def make(service: Service):
     exception_handlers={
       Refused: _refused(service),
       exceptions.HTTPException: _http_error,
+      requests.ClientDisconnect: _gone,
       Exception: _failed,
     },
   )
@@ -217,6 +218,11 @@ async def _http_error(request, error):
   return _error(error.status_code, sentences.get(error.status_code, error.detail), error.headers)
 
 
+async def _gone(request, error):
+  del request, error
+  return responses.Response(status_code=499)  # Nobody reads it; it is counted.
+
+
 async def _failed(request, error):
   del request, error  # The server logs it.
   return _error(500, 'The service failed; its log says how.')
@@ -250,7 +256,5 @@ def _watched(app, service):
       await app(scope, receive, counted)
     except Refused as refused:
       await _refusal(service, path, refused)(scope, receive, counted)
-    except requests.ClientDisconnect:
-      service.counts.request(path, 499)
 
   return watched

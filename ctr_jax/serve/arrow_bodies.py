@@ -2,41 +2,86 @@
 
 A stream is a stranger's bytes. Arrow checks that they are well formed; what it would do in good
 faith is refused here: to make gigabytes of a few bytes (compressed buffers, a count of rows without
-data, views that overlap), or to read types that are no raw values.
+data, buffers that overlap, dictionaries that grow, long texts of one that many rows name), or to
+read types that are no raw values.
 """
 
+import collections
 import struct
 from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
 
-from ctr_jax.serve import checks
-from ctr_jax.serve.limits import Refused
+from ctr_jax.serve import arrow_values, checks
+from ctr_jax.serve.limits import Limits, Refused
 
 _TAKEN = 'strings, integers, lists of these, dictionaries of strings, floats and null'
 
 
-def parse(body: bytes, names: Collection[str], max_rows: int) -> tuple[dict[str, list], int]:
+_EMPTY_BATCHES = 100
+"""So many batches without rows are taken: each costs time, and nothing bounds them but the body."""
+
+_REPEATED = 2
+"""So many times the bytes of a body may its values have, written out row by row."""
+
+
+def parse(body: bytes, names: Collection[str], limits: Limits) -> tuple[dict[str, list], int]:
   """Columns of a stream, and how many rows they have. Refuses what cannot be read."""
   try:
-    _refuse_compressed(body)
+    _check_messages(body)
     with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
       _check_schema(reader.schema, names)
-      rows, batches = 0, []
+      rows, empty, batches = 0, 0, []
       for batch in reader:
         rows += batch.num_rows
-        checks.check_rows(max(rows, 1), max_rows)
+        checks.check_rows(max(rows, 1), limits.max_request_rows)
         batch.validate(full=True)
-        batches.append(batch)
+        if batch.num_rows:
+          batches.append(batch)
+        elif (empty := empty + 1) > _EMPTY_BATCHES:
+          raise Refused(422, f'The stream has more than {_EMPTY_BATCHES} batches without rows.')
   except (pa.ArrowException, OSError, EOFError, struct.error, IndexError, UnicodeDecodeError) as e:
     raise Refused(400, f'The body is not an Arrow IPC stream: {_first_line(e)}') from e
-  checks.check_rows(rows, max_rows)
-  columns = {}
-  for number, field in enumerate(reader.schema):
-    texts = {}
-    columns[field.name] = [v for b in batches for v in _values(field, b.column(number), texts)]
-  return columns, rows
+  checks.check_rows(rows, limits.max_request_rows)
+  return _columns(reader.schema, batches, _REPEATED * limits.max_body_bytes), rows
+
+
+def _columns(schema, batches, left):
+  """The values of all batches; refuses more than `left` bytes of them."""
+  columns, texts = {}, {}
+  for number, field in enumerate(schema):
+    columns[field.name] = found = []
+    for batch in batches:
+      array = batch.column(number)
+      if not pa.types.is_dictionary(field.type):
+        left = _less(left, array.nbytes)  # Buffers that overlap are counted each time.
+        found += arrow_values.python(array)
+        continue
+      words = _words(array.dictionary, texts)
+      values = [None if i is None else words[i] for i in array.indices.to_pylist()]
+      left = _less(left, sum(map(len, filter(None, values))))
+      found += values
+  return columns
+
+
+def _words(dictionary, made):
+  """A dictionary's texts, made once: `to_pylist` copies them for each batch that names them."""
+  where = (len(dictionary), *(b.address if b else 0 for b in dictionary.buffers()))
+  if where not in made:
+    made[where] = dictionary.to_pylist()
+  return made[where]
+
+
+def _less(left, nbytes):
+  """What is left of the bytes that a request's values may have."""
+  if nbytes > left:
+    raise Refused(
+      413,
+      'The values of the stream, written out row by row, are much larger than a body may be; send '
+      'fewer rows at once.',
+    )
+  return left - nbytes
 
 
 def answer(probabilities: np.ndarray, version: str) -> bytes:
@@ -50,15 +95,15 @@ def answer(probabilities: np.ndarray, version: str) -> bytes:
 
 def _check_schema(schema, names):
   """Refuses other columns than the model's, and types that are not taken."""
-  if len(set(schema.names)) < len(schema.names):
-    twice = next(name for name in schema.names if schema.names.count(name) > 1)
-    raise Refused(422, f'The column {checks.shown(twice)} stands twice in the stream.')
   checks.check_names(schema.names, names)
+  for name, times in collections.Counter(schema.names).items():
+    if times > 1:
+      raise Refused(422, f'The column {checks.shown(name)} stands twice in the stream.')
   for field in schema:
     if not _taken(field.type):
-      raise Refused(
-        422, f'Column {field.name!r} is of the Arrow type {field.type}; {_TAKEN} are taken.'
-      )
+      kind = str(field.type)
+      kind = kind if len(kind) <= 60 else f'{kind[:60]}...'
+      raise Refused(422, f'Column {field.name!r} is of the Arrow type {kind}; {_TAKEN} are taken.')
 
 
 def _taken(kind):
@@ -75,57 +120,47 @@ def _is_text(kind):
   return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _values(field, array, texts):
-  """Python values of a column of one batch.
-
-  A dictionary's texts are made once, and kept in `texts`: by `to_pylist` a long one would be copied
-  for every row, and every batch, that names it.
-  """
-  if pa.types.is_dictionary(field.type):
-    where = tuple(b.address if b else 0 for b in array.dictionary.buffers())
-    if where not in texts:
-      texts[where] = array.dictionary.to_pylist()
-    return [None if i is None else texts[where][i] for i in array.indices.to_pylist()]
-  if pa.types.is_floating(field.type):
-    array = array.cast(pa.float64())
-  return array.to_pylist()
-
-
 def _first_line(error):
   line = str(error).splitlines()[0] if str(error) else type(error).__name__
   return line[:200].encode('ascii', 'replace').decode().rstrip('.') + '.'
 
 
-def _refuse_compressed(body):
-  """Refuses compressed buffers, before anything is decompressed.
+def _check_messages(body):
+  """Refuses compressed buffers and dictionaries that grow, before anything is decoded.
 
   Arrow's reader tells nobody whether it decompresses, so the few fields that say so are read here,
   from messages whose structure `read_message` has verified.
   """
-  reader = pa.ipc.MessageReader.open_stream(pa.py_buffer(body))
+  source = pa.BufferReader(body)
+  reader = pa.ipc.MessageReader.open_stream(source)
   while True:
     try:
       message = reader.read_next_message()
     except StopIteration:
-      return
-    if message.type in ('record batch', 'dictionary') and _compressed(
-      message.metadata.to_pybytes()
-    ):
-      raise Refused(422, "The stream's buffers are compressed; send them plain.")
+      break
+    if message.type in ('record batch', 'dictionary'):
+      _check_header(message.metadata.to_pybytes())
+  if source.tell() < len(body):
+    raise Refused(400, 'The body goes on after the end of its Arrow IPC stream.')
 
 
-def _compressed(metadata):
-  """Whether a message's metadata names a compression.
+def _check_header(metadata):
+  """Refuses a message by what its metadata says.
 
   In Arrow's Message.fbs: `Message.header` is field 2; a DictionaryBatch holds its RecordBatch as
-  field 1; `RecordBatch.compression` is field 3.
+  field 1, and as field 2 whether it adds to a dictionary: each such message makes all of it anew;
+  `RecordBatch.compression` is field 3.
   """
   message = struct.unpack_from('<I', metadata, 0)[0]
   header = _field(metadata, message, 2)
   header_type = metadata[_slot(metadata, message, 1)]
   if header_type == 2:  # DictionaryBatch
+    delta = _slot(metadata, header, 2)
+    if delta and metadata[delta]:
+      raise Refused(422, 'The stream adds to a dictionary; send each dictionary whole.')
     header = _field(metadata, header, 1)
-  return _slot(metadata, header, 3) != 0
+  if _slot(metadata, header, 3):
+    raise Refused(422, "The stream's buffers are compressed; send them plain.")
 
 
 def _slot(buffer, table, field):

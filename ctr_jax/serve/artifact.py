@@ -178,8 +178,14 @@ def _check_names(folder, manifest):
 
 
 def _check_sizes(folder, manifest):
-  """Exactly the files of the manifest are there, none is a link, and each has its size."""
-  found = {}
+  """Exactly the files of the manifest are there, none is a link, and each has its size.
+
+  There is no folder either but those that they are in.
+  """
+  found, within = {}, set()
+  for name in manifest['files']:
+    parts = name.split('/')
+    within.update('/'.join(parts[:i]) for i in range(1, len(parts)))
   for place, folders, names in os.walk(folder):
     for name in folders + names:
       path = pathlib.Path(place, name)
@@ -188,6 +194,8 @@ def _check_sizes(folder, manifest):
         found[relative] = kind.st_size
       elif not stat.S_ISDIR(kind.st_mode):
         raise _damaged(folder, relative, 'it is a link or a device, and artifacts have neither')
+      elif relative not in within:
+        raise _damaged(folder, relative, 'it is a folder that is not in the manifest')
   for name in sorted(found.keys() - manifest['files'].keys() - {MANIFEST}):
     raise _damaged(folder, name, 'it is not in the manifest')
   for name, entry in manifest['files'].items():

@@ -211,37 +211,71 @@ class Batcher:
 
 
 def _score(batch):
-  """An Answer or a Refused for each request. Runs in the thread.
+  """An Answer or a Refused for each request; None where nobody waits. Runs in the thread.
 
-  What one request does wrong must not spoil the others: a batch that cannot be read is halved until
-  the request is alone that cannot.
+  What one request does wrong must not spoil the others: a batch that cannot be scored is halved
+  until the request is alone that cannot, or nobody waits for the answers any more.
   """
-  scorer = batch[0].scorer
+  if all(waiting.answer.done() for waiting in batch):
+    return [None] * len(batch)
   try:
     columns = batch[0].columns
     if len(batch) > 1:
       columns = {
         name: [value for waiting in batch for value in waiting.columns[name]] for name in columns
       }
-    probabilities = scorer.predict(columns)
-    _check(probabilities, sum(waiting.rows for waiting in batch))
-  except serve.BadInput as e:
-    if len(batch) == 1:
-      return [Refused(422, str(e), 'input')]
-    half = len(batch) // 2
-    return _score(batch[:half]) + _score(batch[half:])
-  except Exception:
-    _LOG.exception('The model %s failed.', scorer.version)
-    return [Refused(500, 'The model failed; the log says how.', 'model') for _ in batch]
+    probabilities = batch[0].scorer.predict(columns)
+    rows = sum(waiting.rows for waiting in batch)
+    if probabilities.shape != (rows,):
+      raise ValueError(f'The model gave the shape {probabilities.shape} for {rows} rows.')
+  except Exception as e:
+    if len(batch) > 1:
+      half = len(batch) // 2
+      return _score(batch[:half]) + _score(batch[half:])
+    return [_refusal(batch[0], e)]
   ends = np.cumsum([waiting.rows for waiting in batch])[:-1]
-  return [Answer(part, scorer.version) for part in np.split(probabilities, ends)]
+  return [_judged(*pair) for pair in zip(batch, np.split(probabilities, ends), strict=True)]
 
 
-def _check(probabilities, rows):
-  if probabilities.shape != (rows,):
-    raise ValueError(f'The model gave the shape {probabilities.shape} for {rows} rows.')
-  if not np.isfinite(probabilities).all():
-    raise ValueError('The model gave a probability that is not a number.')
+def _refusal(waiting, error):
+  """What a request is told that cannot be scored."""
+  if isinstance(error, serve.BadInput):
+    return Refused(422, str(error), 'input')
+  _LOG.error('The model %s failed.', waiting.scorer.version, exc_info=error)
+  return Refused(500, 'The model failed; the log says how.', 'model')
+
+
+def _judged(waiting, probabilities):
+  """The answer; where a probability is not a number, whose fault that is.
+
+  A number may be a float32 and still have a square that is none. If the model can score the request
+  without its numbers, they are at fault, and else the model.
+  """
+  scorer, columns = waiting.scorer, waiting.columns
+  finite = np.isfinite(probabilities)
+  if finite.all():
+    return Answer(probabilities, scorer.version)
+  numbers = [name for name, kind in scorer.columns.items() if kind in ('numeric', 'bucket')]
+  try:
+    without = scorer.predict({**columns, **{name: [None] * waiting.rows for name in numbers}})
+    if not numbers or not np.isfinite(without).all():
+      raise ValueError('The model gave a probability that is not a number.')
+  except Exception as e:
+    return _refusal(waiting, e)
+  row = int(np.argmin(finite))
+  largest = max(numbers, key=lambda name: _size(columns[name][row]))
+  return Refused(
+    422,
+    f'Column {largest!r}, row {row}: {str(columns[largest][row])[:40]} is too large a number for '
+    'this model, which gives no probability then.',
+    'input',
+  )
+
+
+def _size(number):
+  """Of a value that was read as a number; 0 of a missing one."""
+  size = abs(float(number or 0))
+  return size if size > 0 else 0.0
 
 
 def _overloaded(reason, why, expected_s):

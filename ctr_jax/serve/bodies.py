@@ -47,7 +47,7 @@ def parse(kind: str, body: bytes, names: Collection[str], limits: Limits) -> Par
     kind: JSON or ARROW.
     body: as it came.
     names: the columns that the model reads; a request has each of them and no other.
-    limits: for the number of rows.
+    limits: for the number of rows, and what they may have together.
 
   Returns:
     Values that are str, None, lists of str or int, finite floats, and integers of 64 bits.
@@ -58,7 +58,7 @@ def parse(kind: str, body: bytes, names: Collection[str], limits: Limits) -> Par
   if not body:
     raise Refused(400, 'The body is empty.')
   if kind == ARROW:
-    columns, rows = arrow_bodies.parse(body, names, limits.max_request_rows)
+    columns, rows = arrow_bodies.parse(body, names, limits)
     odd_text = False
   else:
     columns, rows, odd_text = json_bodies.parse(body, names, limits.max_request_rows)

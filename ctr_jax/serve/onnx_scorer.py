@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from ctr_jax.serve import artifact as artifact_lib
@@ -26,8 +28,13 @@ def make(artifact: artifact_lib.Artifact, model: served.Model):
       "scorer='onnx' needs ONNX Runtime: pip install 'ctr_jax[serve]', or choose another scorer."
     ) from None
   artifact.read(artifact_lib.ONNX)
+  options = onnxruntime.SessionOptions()
+  # The runtime has threads of its own; it is told what other libraries read themselves.
+  threads = os.environ.get('OMP_NUM_THREADS', '')
+  if threads.isascii() and threads.isdigit():
+    options.intra_op_num_threads = int(threads)
   session = onnxruntime.InferenceSession(
-    str(artifact.folder / artifact_lib.ONNX), providers=['CPUExecutionProvider']
+    str(artifact.folder / artifact_lib.ONNX), options, providers=['CPUExecutionProvider']
   )
 
   def score(inputs: served.Inputs) -> np.ndarray:

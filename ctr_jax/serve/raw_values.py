@@ -16,9 +16,11 @@ import numpy as np
 
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.data import values
+from ctr_jax.serve import float32
 
 _LARGEST = 3.4028234e38  # float32's, of `data.raw`.
-_NUMBER = re.compile(r'\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
+_NUMBER = re.compile(r'\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*|\s*[+-]?nan\s*', re.I | re.A)
+_LONGEST_NUMBER = 400  # Characters; a double has 17 digits and at most 324 zeros.
 
 
 class BadInput(ValueError):
@@ -118,7 +120,7 @@ def _texts(values, column, rows):
       return words
     except UnicodeEncodeError:
       pass
-  return [_text(x, column, row) for x, row in zip(words, rows, strict=True)]
+  return [_text(x, column, row) for x, row in zip(float32.plain(words), rows, strict=True)]
 
 
 def _text(value, column, row):
@@ -134,10 +136,7 @@ def _text(value, column, row):
   if isinstance(value, numbers.Integral):
     return str(int(value))
   if isinstance(value, (float, np.floating)):
-    if value != value:
-      return ''
-    # The shortest digits of its own type, laid out as a double's, as the ETL engine does.
-    return repr(float(str(value)))
+    return '' if value != value else repr(float(value))
   raise BadInput(
     f'Column {column!r}, row {row}: {_shown(value)} is a {type(value).__name__}; give a text, a '
     'number, or None where there is none.'
@@ -152,7 +151,7 @@ def _refuse_surrogates(value, column, row):
 
 
 def _shown(value):
-  text = repr(value)
+  text = repr(value[:50] if isinstance(value, str) else value)
   return text if len(text) <= 40 else f'{text[:40]}...'
 
 
@@ -185,7 +184,7 @@ def _numbers(column, feature):
   if set(map(type, column)) <= {float, type(None)}:
     found = [math.nan if x is None else x for x in column]
   else:
-    found = [_number(x, feature.column, row) for row, x in enumerate(column)]
+    found = [_number(x, feature.column, row) for row, x in enumerate(float32.plain(column))]
   found = np.array(found, np.float64)
   bad = np.flatnonzero(np.abs(found) > _LARGEST)
   if len(bad):
@@ -208,6 +207,11 @@ def _number(value, column, row):
     if isinstance(value, str):
       if not value:
         return math.nan
+      if len(value) > _LONGEST_NUMBER:
+        raise BadInput(
+          f'Column {column!r}, row {row}: {_shown(value)} has {len(value)} characters; a number '
+          f'has at most {_LONGEST_NUMBER}.'
+        )
       if _NUMBER.fullmatch(value):
         return float(value)
     elif isinstance(value, (numbers.Real, np.number, np.bool_)):

@@ -13,9 +13,11 @@ import csv
 import gzip
 import io
 import itertools
+import os
 import pathlib
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,23 +46,34 @@ def batches(path: pathlib.Path, schema: schema_lib.Schema, names: Sequence[str],
   """
   if path.suffix == '.parquet':
     return _parquet(path, names, size)
-  return _text(path, schema, names, size)
+  return _whole(path, _text(path, schema, names, size))
 
 
 def _parquet(path, names, size) -> Iterator[Batch]:
-  import pyarrow as pa
   import pyarrow.parquet as pq
+
+  from ctr_jax.serve import arrow_values
 
   with pq.ParquetFile(path) as file:
     _check(path, names, file.schema_arrow.names)
     for batch in file.iter_batches(size, columns=list(names)):
-      # Bytes are text, as they are for the encoder.
-      kinds = [f.with_type(pa.string()) if _is_binary(f) else f for f in batch.schema]
-      yield batch.cast(pa.schema(kinds)).to_pydict()
+      found = {}
+      for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+          found[name] = arrow_values.python(array)
+        except TypeError as error:
+          raise ValueError(
+            f'{path}: column {name!r} is of the Arrow type {str(error)[:60]}, whose text is not '
+            f'known here. Write it as text, as training read it; taken are {arrow_values.TAKEN}.'
+          ) from error
+      yield found
 
 
-def _is_binary(field):
-  return str(field.type).startswith(('binary', 'large_binary', 'fixed_size_binary'))
+def _whole(path, found: Iterator[Batch]) -> Iterator[Batch]:
+  try:
+    yield from found
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise ValueError(f'{path} is cut short or damaged ({error}). Copy it again.') from error
 
 
 def _text(path, schema, names, size) -> Iterator[Batch]:
@@ -131,21 +144,44 @@ def _rows(path):
 
 
 def write(found: Iterator[np.ndarray], output: pathlib.Path | None) -> None:
-  """Writes probabilities as CSV (or Parquet, by the name), or prints them."""
-  if output is not None and output.suffix == '.parquet':
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+  """Writes probabilities as CSV (or Parquet, by the name), or prints them.
 
-    kind = pa.schema([('probability', pa.float32())])
-    with pq.ParquetWriter(output, kind) as writer:
-      for batch in found:
-        writer.write_table(pa.table({'probability': batch}, schema=kind))
+  The file appears when all is written; after an error there is none, or what was there before.
+  """
+  if output is None:
+    _write_text(found, sys.stdout)
     return
-  with contextlib.ExitStack() as stack:
-    file = sys.stdout if output is None else stack.enter_context(output.open('w'))
-    file.write('probability\n')
+  if output.exists() and not output.is_file():  # A pipe or a device is not replaced.
+    with output.open('w') as file:
+      _write_text(found, file)
+    return
+  output = output.resolve()
+  made = output.with_name(f'.{output.name}.partial-{os.getpid()}')
+  try:
+    if output.suffix == '.parquet':
+      _write_parquet(found, made)
+    else:
+      with made.open('w') as file:
+        _write_text(found, file)
+    made.replace(output)
+  finally:
+    made.unlink(missing_ok=True)
+
+
+def _write_text(found, file):
+  file.write('probability\n')
+  for batch in found:
+    file.writelines(f'{x:.9g}\n' for x in batch.tolist())
+
+
+def _write_parquet(found, path):
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  kind = pa.schema([('probability', pa.float32())])
+  with pq.ParquetWriter(path, kind) as writer:
     for batch in found:
-      file.writelines(f'{x:.9g}\n' for x in batch.tolist())
+      writer.write_table(pa.table({'probability': batch}, schema=kind))
 
 
 def _define_flags():
@@ -164,8 +200,12 @@ def main(argv: Sequence[str], flags_: Mapping[str, Any] | None = None) -> None:
   args = flags_ or flags.FLAGS
   try:
     opened = scorer_lib.open(args.artifact, args.scorer)
-    output = pathlib.Path(args.output) if args.output else None
-    write(score(opened, pathlib.Path(args.input), args.batch_size), output)
+    path, output = pathlib.Path(args.input), pathlib.Path(args.output) if args.output else None
+    if output and output.exists() and output.samefile(path):
+      raise ValueError(
+        f'--output={output} is the input, which it would replace: name another file.'
+      )
+    write(score(opened, path, args.batch_size), output)
   except (ValueError, OSError, ImportError, csv.Error) as error:
     raise SystemExit(f'score: {error}') from error
 

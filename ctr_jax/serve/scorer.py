@@ -51,7 +51,8 @@ class Scorer:
 
     Args:
       columns: raw column → values of equal length B, each a str, int, float, bool or None (missing,
-        as is an empty text); of `ids` columns also lists of these. Every column of `self.columns`
+        as is an empty text); of `ids` columns also lists of these. A float32 means the number of
+        its own text, 1.1, as where training reads one. Every column of `self.columns`
         is needed; others that the schema knows (the label, features that were dropped) may be
         there and are not read.
 

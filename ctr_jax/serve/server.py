@@ -105,21 +105,34 @@ async def run(service: app.Service, server: uvicorn.Server, listening: socket.so
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 
+  async def loaded():
+    """Whether a model serves, once the loads have ended that were asked for until then."""
+    await service.holder.load()
+    while service.holder.current is None and tasks:
+      await asyncio.wait(tasks)
+    return service.holder.current is not None
+
   for number in (signal.SIGTERM, signal.SIGINT):
     loop.add_signal_handler(number, stop.set)
   loop.add_signal_handler(signal.SIGHUP, reload)
   serving = loop.create_task(server.serve(sockets=[listening]))
   stopping = loop.create_task(stop.wait())
-  loading = loop.create_task(service.holder.load())
+  loading = loop.create_task(loaded())
   await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
   failed = loading.done() and not loading.result()
+  end = loop.time() + _GRACE_S.value
   if not failed:
     await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    end = loop.time() + _GRACE_S.value
     service.draining = True
     logging.info('Stopping: taking requests for another %g s.', _DRAIN_S.value)
     await asyncio.sleep(min(_DRAIN_S.value, _GRACE_S.value))
   server.should_exit = True
-  await serving
+  await asyncio.wait({serving}, timeout=max(end - loop.time(), 0))
+  if serving.done():
+    serving.result()
+  else:
+    logging.warning('Ending after %g s, whoever waits for an answer.', _GRACE_S.value)
   return int(failed)
 
 
@@ -155,7 +168,6 @@ def main(argv) -> None:
     # Longer than proxies keep idle connections (most: 60 s): who closes first must be the one who
     # asks, or a request meets a connection that is being closed.
     timeout_keep_alive=75,
-    timeout_graceful_shutdown=max(int(_GRACE_S.value - _DRAIN_S.value), 1),
   )
   host, port = listening.getsockname()[:2]
   logging.info('Listening on http://%s:%d', host, port)

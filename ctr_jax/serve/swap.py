@@ -70,16 +70,24 @@ class Holder:
       return True
 
   def _try(self):
-    """Opens the artifact and scores samples without values."""
+    """Opens the artifact and scores samples without values; closes it if it cannot."""
     scorer = self._open()
+    try:
+      self._score_nothing(scorer)
+    except BaseException:
+      if hasattr(scorer, 'close'):  # It has a process, see `worker.Remote`.
+        scorer.close()
+      raise
+    return scorer
+
+  def _score_nothing(self, scorer):
     for rows in self._tried_rows:
       try:
         probabilities = scorer.predict({name: [None] * rows for name in scorer.columns})
       except serve.BadInput:
-        break  # It wants a value somewhere, and says so in words.
+        return  # It wants a value somewhere, and says so in words.
       if probabilities.shape != (rows,) or not np.isfinite(probabilities).all():
         raise ValueError('The model gives no probability for a sample without values.')
-    return scorer
 
 
 async def _in_daemon(call):

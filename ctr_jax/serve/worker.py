@@ -51,7 +51,7 @@ class Remote:
       ValueError: the artifact cannot be opened, in the words of `serve.open`.
     """
     self._arguments = [str(pathlib.Path(folder).resolve()), scorer]
-    self._environment = {name: str(threads) for name in _THREADS} | dict(os.environ)
+    self._environment = os.environ | {name: str(threads) for name in _THREADS}
     self._one_at_a_time = threading.Lock()
     self.columns, self.version, self.nbytes = self._start()
 
@@ -71,6 +71,10 @@ class Remote:
         self._end()
         raise RuntimeError(f'{self._arguments[0]} holds another model than {self.version} now.')
       return self._ask(asked)
+
+  def close(self) -> None:
+    """Ends the process; the scorer is of no use then."""
+    self._end()
 
   def _start(self):
     """Starts the process; returns the columns, version and bytes of its model."""

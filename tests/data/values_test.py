@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import time
 
 import hypothesis
 import numpy as np
@@ -42,6 +43,15 @@ def test_hash_never_changes():
     'a9ab96d049fc30db',
     'e7585df120a75be3',
   ]
+
+
+def test_a_long_text_is_soon_hashed():
+  # Among short ones, which are hashed side by side.
+  texts = [b'', *(bytes([i] * (i + 1)) for i in range(40)), bytes(range(256)) * 1500]
+  began = time.perf_counter()
+  found = _hash(*texts)
+  assert time.perf_counter() - began < 1  # One position at a time takes two seconds.
+  np.testing.assert_array_equal(found, np.array([reference.hash64(t) for t in texts], np.uint64))
 
 
 @hypothesis.given(st.lists(st.binary(max_size=40), max_size=30))

@@ -88,6 +88,12 @@ def test_slurm_script(three, capsys):
   assert 'sbatch --parsable -p big' in submit
 
 
+def test_slurm_refuses_folders_that_its_options_cannot_name(tmp_path):
+  found = rows(tmp_path / 'my work', 'one: one_1')
+  with pytest.raises(ValueError, match=r'my work/logs has a blank.* give another --workdir'):
+    sweep.elsewhere(found, 'slurm', True, **NEEDS)
+
+
 @pytest.mark.parametrize(
   'number, status, expected',
   [

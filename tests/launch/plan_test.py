@@ -174,6 +174,18 @@ REFUSED = (
   ((*TRILLION[:1], '--mesh=1x1', '--rows=shops:3'), 'there is no table shops'),
   ((*TRILLION[:1], '--mesh=1x1', '--rules=.*=zip(2)'), 'there is no zip; techniques are'),
   ((*TRILLION[:1], '--mesh=1x1', '--placement=a=b'), 'it is PATTERN=WHERE'),
+  ((*TRILLION[:1], '--mesh=1x1', '--rules=(=identity()'), '( is no pattern'),
+  ((*TRILLION[:1], '--mesh=1x1', '--placement=(=rows'), '( is no pattern'),
+  ((*TRILLION[:1], '--mesh=1x1', '--rows=user:inf'), '--rows=user:inf: it is TABLE:ROWS'),
+  ((*TRILLION[:1], '--mesh=1x1', '--rows=user:1e30'), '--rows=user:1e30: it is TABLE:ROWS'),
+  ((*TRILLION[:1], '--mesh=0x1'), '--mesh=0x1: it is DATAxMODEL'),
+  ((*TRILLION[:1], '--mesh=1x1', '--headroom=1'), '--headroom=1.0: it is a part of the memory'),
+  ((*TRILLION[:1], '--mesh=1x1', '--headroom=nan'), '--headroom=nan: it is a part of the memory'),
+  ((*TRILLION[:1], '--mesh=1x1', '--memory=0GB'), '--memory=0GB: of a device nothing is left'),
+  ((*TRILLION[:1], '--mesh=1x1', '--hidden=0'), '--hidden=0: it is the units of each layer'),
+  ((*TRILLION[:1], '--mesh=1x1', '--hidden=a'), '--hidden=a: it is the units of each layer'),
+  ((*TRILLION[:1], '--mesh=1x1', '--dim=0'), '--dim=0: a vector has at least one column'),
+  ((*TRILLION[:1], '--mesh=1x1', '--bucket_slack=nan'), '--bucket_slack=nan: it is a multiple'),
 )
 
 

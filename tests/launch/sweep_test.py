@@ -144,6 +144,8 @@ def test_a_label_is_found_exactly(label):
     (['--experiment=nothing'], 'There is no experiments.nothing. Experiments with rows are dim'),
     (['--experiment=no.such.thing'], 'There is no no.such.thing'),
     (['--experiment=tests.launch'], 'There is no tests.launch'),
+    (['--experiment=precision', '--', '--only', 'one'], "'one' after --: give a flag and its"),
+    (['--experiment=precision', '--', '-only=one'], "'-only=one' after --: give a flag and its"),
     (['--experiment=precision', '--jobs=0'], '--jobs=0: at least one'),
     (['--experiment=precision', '--hosts=2'], 'start an experiment with --coordinator'),
   ],

@@ -1,6 +1,8 @@
 """Routes, in one process: what is answered, and in which words what is not."""
 
+import asyncio
 import json
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ pytest.importorskip('prometheus_client', reason='the extra `serve` is not instal
 from starlette import testclient
 
 from ctr_jax.serve import app, bodies, limits
-from tests.serve import standin
+from tests.serve import malformed, standin
 
 ROWS = [('u1', ['a', 'b'], 1.5), ('u2', None, None), (None, [], 3), (7, 'a', 0.0)]
 
@@ -80,6 +82,50 @@ def test_arrow(make, dictionary):
   assert table.schema.metadata == {b'version': b'one'}
   want = [standin.expected(row) for row in rows]
   np.testing.assert_array_equal(table['probability'].to_numpy(), np.array(want, np.float32))
+
+
+def test_a_float32_of_arrow_is_the_double_of_its_text(make):
+  found = {'user': ['u', 'v'], 'tags': pa.nulls(2), 'price': pa.array([1.1, None], pa.float32())}
+  answer = make().post('/v1/score', content=stream(found), headers={'content-type': bodies.ARROW})
+  with pa.ipc.open_stream(answer.content) as reader:
+    given = reader.read_all()['probability'].to_numpy()
+  want = [standin.expected(row) for row in (('u', None, 1.1), ('v', None, None))]
+  np.testing.assert_array_equal(given, np.array(want, np.float32))
+
+
+def post(client, body):
+  return client.post('/v1/score', content=body, headers={'content-type': bodies.ARROW})
+
+
+def test_what_a_small_stream_says_of_many_rows_is_limited(make):
+  many = make(max_body_bytes=10_000)
+  for body in (malformed.stream(malformed.repeated(100, 1000)), malformed.overlapping(8000)):
+    answer = post(many, body)
+    assert answer.status_code == 413
+    assert 'written out row by row' in answer.json()['error']
+  assert post(many, malformed.stream(malformed.repeated(100, 100))).status_code == 200
+  assert post(many, malformed.overlapping(100)).status_code == 422  # The price is a text.
+
+
+@pytest.mark.parametrize(
+  ('body', 'words'),
+  [
+    (malformed.growing(), 'send each dictionary whole'),
+    (malformed.hollow(101), 'more than 100 batches without rows'),
+    (malformed.stream(pa.table(malformed.GOOD)) + b'x', 'goes on after the end'),
+  ],
+)
+def test_streams_that_arrow_would_take(make, body, words):
+  assert words in post(make(), body).json()['error']
+  assert post(make(), malformed.hollow(3)).status_code == 200
+
+
+def test_many_columns_are_refused_soon(make):
+  names = [f'c{i}' for i in range(20_000)]
+  body = malformed.stream(pa.schema([(n, pa.int8()) for n in [*names, names[-1]]]).empty_table())
+  began = time.monotonic()
+  assert "no column 'c0'" in post(make(), body).json()['error']
+  assert time.monotonic() - began < 5
 
 
 def test_model_and_health(make):
@@ -191,3 +237,24 @@ def test_limits_that_contradict_each_other():
   ):
     with pytest.raises(ValueError, match=r'max_|positive'):
       limits.Limits(**bounds).check()
+
+
+def test_who_goes_away_is_counted_once():
+  service = app.Service(standin.Standin, limits.Limits())
+  service.holder.current = standin.Standin()
+  heard = [{'type': 'http.request', 'body': b'{"rows"', 'more_body': True}]
+  headers = [(b'content-type', b'application/json'), (b'content-length', b'1000')]
+  scope = {'type': 'http', 'method': 'POST', 'path': '/v1/score', 'headers': headers}
+  scope |= {'query_string': b'', 'raw_path': b'/v1/score', 'root_path': '', 'scheme': 'http'}
+
+  async def receive():
+    return heard.pop() if heard else {'type': 'http.disconnect'}
+
+  async def send(message):
+    del message
+
+  asyncio.run(app.make(service)(scope, receive, send))
+  lines = service.counts.text().decode().splitlines()
+  counted = [line for line in lines if line.startswith('ctr_requests_total')]
+  assert counted == ['ctr_requests_total{path="/v1/score",status="499"} 1.0']
+  assert service._held == 0

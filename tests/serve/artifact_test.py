@@ -94,6 +94,9 @@ def test_a_manifest_of_another_artifact(folder, data, tmp_path):
 def test_files_that_do_not_belong(folder):
   (folder / 'net' / 'extra.bin').write_bytes(b'')
   refused(folder, 'net/extra.bin')
+  (folder / 'net' / 'extra.bin').unlink()
+  (folder / 'net' / 'more').mkdir()
+  refused(folder, 'net/more')
 
 
 def test_links_and_pipes_are_refused(folder, whole):

@@ -1,6 +1,7 @@
 """The queue: what is scored together, what is refused, and that one's fault is nobody else's."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -86,6 +87,47 @@ def test_one_that_cannot_be_read_spoils_no_other():
       assert (answer.status, str(answer)) == (422, "Column price, row 0: 'cheap' is not a number.")
     else:
       np.testing.assert_array_equal(answer.probabilities, want(names))
+
+
+class _Fragile(standin.Standin):
+  """Gives no probability where a number is too large, and fails at one user."""
+
+  def predict(self, columns):
+    if 'broken' in columns['user']:
+      raise RuntimeError('broken')
+    found = super().predict(columns)
+    found[[x is not None and x > 1e15 for x in columns['price']]] = np.nan
+    return found
+
+
+def test_a_number_that_is_too_large_spoils_no_other():
+  scorer = _Fragile()
+  answers = together(scorer, [(['a'], 1.0), (['b', 'c'], 1e20), (['d'], 1.0)], max_wait_s=0.05)
+  assert (answers[1].status, str(answers[1])) == (
+    422,
+    "Column 'price', row 0: 1e+20 is too large a number for this model, which gives no probability "
+    'then.',
+  )
+  for i, name in ((0, 'a'), (2, 'd')):
+    np.testing.assert_array_equal(answers[i].probabilities, want([name]))
+  assert scorer.batches == [4, 2]
+
+
+def test_one_that_the_model_fails_at_spoils_no_other():
+  names = ['a', 'b', 'broken', 'c', 'd']
+  answers = together(_Fragile(), [([name], 1.0) for name in names], max_wait_s=0.05)
+  for name, answer in zip(names, answers, strict=True):
+    if name == 'broken':
+      assert (answer.status, str(answer)) == (500, 'The model failed; the log says how.')
+    else:
+      np.testing.assert_array_equal(answer.probabilities, want([name]))
+
+
+def test_a_batch_that_nobody_waits_for_is_not_halved():
+  scorer = standin.Standin()
+  scorer.predict = lambda columns: [time.sleep(0.2), scorer.batches.append(0)]
+  together(scorer, [(['a'], 1.0)] * 40, max_latency_s=0.1, max_wait_s=0.01)
+  assert len(scorer.batches) < 5
 
 
 def test_each_is_scored_by_the_model_it_came_to():

@@ -19,6 +19,39 @@ def stream(table, **options):
   return sink.getvalue().to_pybytes()
 
 
+def repeated(rows, length):
+  """A dictionary's one long text, named by every row: a small body, and a large table."""
+  words = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), pa.array(['x' * length]))
+  return pa.table({'user': words, 'tags': pa.nulls(rows), 'price': pa.nulls(rows)})
+
+
+def growing():
+  """Two batches, the second of which adds to the dictionary of the first."""
+  tables = []
+  for words in (['a'], ['a', 'b']):
+    user = pa.DictionaryArray.from_arrays(pa.array([0], pa.int8()), pa.array(words))
+    tables.append(pa.table({'user': user, 'tags': pa.nulls(1), 'price': pa.nulls(1)}))
+  return stream(pa.concat_tables(tables), emit_dictionary_deltas=True)
+
+
+def hollow(batches):
+  """So many batches without rows, and one with two."""
+  table = pa.table(GOOD)
+  none = pa.RecordBatch.from_arrays([x.slice(0, 0).combine_chunks() for x in table], [*GOOD])
+  return stream(pa.Table.from_batches([none] * batches + table.to_batches()))
+
+
+def overlapping(length):
+  """Three columns of texts whose buffers are those of the first."""
+  body = bytearray(stream(pa.table({'user': ['x' * length], 'tags': ['y'], 'price': ['z']})))
+  # Of each column the metadata has validity, offsets and data, as (offset, length).
+  data = body.find(length.to_bytes(8, 'little')) - 8
+  for column in (1, 2):
+    at = data + 48 * column
+    body[at - 16 : at + 16] = body[data - 16 : data + 16]
+  return bytes(body)
+
+
 def _texts():
   """Bodies that are no JSON, or more than JSON."""
   good = json.dumps({'columns': GOOD})
@@ -89,10 +122,11 @@ def _streams():
   yield stream(good.append_column('more', [[1, 2]]))
   yield stream(pa.Table.from_arrays([*good.columns, good['price']], [*GOOD, 'price']))
   yield stream(pa.table({name: pa.nulls(101) for name in GOOD}))
+  yield from (body + b'more', body + body, stream(repeated(100, 200_000)), growing(), hollow(101))
   # A row count that nothing stands behind, and that would be terabytes of Python objects.
   count = (54321).to_bytes(8, 'little')
-  hollow = stream(pa.table({name: pa.nulls(54321) for name in GOOD}))
-  yield hollow.replace(count, (1 << 40).to_bytes(8, 'little'))
+  counted = stream(pa.table({name: pa.nulls(54321) for name in GOOD}))
+  yield counted.replace(count, (1 << 40).to_bytes(8, 'little'))
   for values in (
     pa.array([True, False]),
     pa.array([b'x', b'y']),
@@ -100,6 +134,7 @@ def _streams():
     pa.array([1, 2], pa.date32()),
     pa.array(['x', 'y'], pa.string_view()),
     pa.array([{'a': 1}, None]),
+    pa.array([{f'field_{i}': 1 for i in range(1000)}, None]),
     pa.array([[1.5], [2.5]]),
     pa.array([[2**63], [2]], pa.list_(pa.uint64())),
     pa.array([[['x']], None]),

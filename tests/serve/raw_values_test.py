@@ -1,6 +1,7 @@
 """Raw values become what the encoder makes of them, or are refused in words."""
 
 import csv
+import decimal
 
 import hypothesis
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import strategies as st
 
 from ctr_jax import serve
+from ctr_jax.data import columns as columns_lib
 from ctr_jax.data import encode
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.serve import export, raw_values, vocabulary
+from ctr_jax.serve import export, raw_values, score, vocabulary
 from tests.serve import cases
 
 
@@ -37,12 +39,41 @@ def test_columns_are_those_of_an_encoded_data_set(data, scorer):
   assert (expected['tags'][:, 0] == 0).any()
 
 
-def test_numbers_are_read_as_the_text_that_parquet_gives(tmp_path):
+# 2.19921875 is as near to 2.1992187 as to 2.1992188, and 44393750 to another float32.
+SINGLES = [1.1, 0.2, 2.19921875, 44393752.0, 93995524096.0, 1e-5, 2**-140, 3e20, float('nan'), None]
+
+
+def trained_and_served(folder, columns, features):
+  """Of each feature, its column as encoded from Parquet, and as read from there for serving."""
   pa = pytest.importorskip('pyarrow')
   pq = pytest.importorskip('pyarrow.parquet')
+  folder.mkdir(exist_ok=True)
+  pq.write_table(pa.table({'label': [0, 1] * 5} | columns), folder / 'all.parquet')
+  schema = schema_lib.Schema('typed', tuple(features), files={'train': 'all.parquet'})
+  source = encode.encode(schema, folder, folder / 'encoded', progress=False)
+  expected = source.read('train', schema.names, 0, 10)
+  names = list(dict.fromkeys(f.column for f in features))
+  (raw,) = score.batches(folder / 'all.parquet', schema, names, 10)
+  return {f.name: (expected[f.name], served(source, f, raw[f.column])) for f in features}
+
+
+def served(source, feature, column):
+  """A raw column as serving encodes it."""
+  words = export.words_of(source, feature)
+  bucket = feature.kind == 'bucket'
+  find = None
+  if words is not None and bucket:
+    find = vocabulary.of_numbers(vocabulary.numbers(words))
+  elif words is not None:
+    find = vocabulary.of_texts(vocabulary.texts(words))
+  width = source.width(feature.name) if feature.kind == 'ids' else 0
+  return raw_values.encode(feature, column, width, find)
+
+
+def test_numbers_are_read_as_the_text_that_parquet_gives(tmp_path):
+  pa = pytest.importorskip('pyarrow')
   doubles = [1.0, 0.1, 1e16, 1e15, 123456789.5, 1e-5, -2.5e-7, 3.0e20, float('nan'), None]
   columns = {
-    'label': pa.array([0, 1] * 5),
     'x': pa.array(doubles, pa.float64()),
     'half': pa.array([None if x is None else np.float32(x) for x in doubles], pa.float32()),
     'whole': pa.array([-1, 0, 7, 10**12, None] * 2, pa.int64()),
@@ -50,23 +81,77 @@ def test_numbers_are_read_as_the_text_that_parquet_gives(tmp_path):
     'list': pa.array([['a', 'b'], [], None, [''], ['b']] * 2, pa.list_(pa.string())),
     'price': pa.array(doubles, pa.float64()),
   }
-  pq.write_table(pa.table(columns), tmp_path / 'all.parquet')
-  names = ('x', 'half', 'whole', 'yes')
-  features = [schema_lib.Feature(n) for n in names] + [
+  features = [schema_lib.Feature(n) for n in ('x', 'half', 'whole', 'yes')] + [
     schema_lib.Feature('list', 'ids'),
     schema_lib.Feature('price', 'numeric'),
   ]
-  schema = schema_lib.Schema('numbers', tuple(features), files={'train': 'all.parquet'})
-  source = encode.encode(schema, tmp_path, tmp_path / 'encoded', progress=False)
-  expected = source.read('train', schema.names, 0, 10)
-  raw = {n: columns[n].to_pylist() for n in schema.names}
-  raw['half'] = [None if x is None else np.float32(x) for x in doubles]
+  for name, (trained, found) in trained_and_served(tmp_path, columns, features).items():
+    np.testing.assert_array_equal(found, trained, err_msg=name)
+
+
+def test_a_float32_is_the_double_of_its_own_text(tmp_path):
+  pa = pytest.importorskip('pyarrow')
+  singles = [None if x is None else np.float32(x) for x in SINGLES]
+  halves = [None if x is None or x > 6e4 else np.float16(x) for x in SINGLES]
+  columns = {
+    'single': pa.array(singles, pa.float32()),
+    'half': pa.array(halves, pa.float16()),
+    'list': pa.array([None if x is None else [x, 0.7] for x in singles], pa.list_(pa.float32())),
+  }
+  features = [schema_lib.Feature('list', 'ids')]
+  for name in ('single', 'half'):
+    bounds = {'transform': 'boundaries', 'boundaries': (0.2, 1.0996094, 1.1)}
+    features += [
+      schema_lib.Feature(name),
+      schema_lib.Feature(f'{name}_bucket', 'bucket', column=name, **bounds),
+      schema_lib.Feature(f'{name}_number', 'numeric', column=name),
+    ]
+  found = trained_and_served(tmp_path, columns, features)
+  for name, (trained, served_) in found.items():
+    np.testing.assert_array_equal(served_, trained, err_msg=name)
+    assert len(np.unique(trained)) > 2
+  # What `predict` is given by hand, too.
+  source = columns_lib.open_columns(tmp_path / 'encoded')
   for feature in features:
-    words = export.words_of(source, feature)
-    find = None if words is None else vocabulary.of_texts(vocabulary.texts(words))
-    width = source.width('list') if feature.kind == 'ids' else 0
-    found = raw_values.encode(feature, raw[feature.name], width, find)
-    np.testing.assert_array_equal(found, expected[feature.name], err_msg=feature.name)
+    values = {'single': singles, 'half': halves}.get(feature.column)
+    if values:
+      typed = np.array([np.nan if x is None else x for x in values], type(values[0]))
+      trained = found[feature.name][0]
+      np.testing.assert_array_equal(served(source, feature, values), trained)
+      # An array has no None; NaN is missing, too.
+      np.testing.assert_array_equal(served(source, feature, typed), trained)
+
+
+def test_types_that_have_only_a_text(tmp_path):
+  pa = pytest.importorskip('pyarrow')
+  decimals = [decimal.Decimal(x) for x in ('3.5', '-0.01', '0', '1e-8', '12345')]
+  micros = [0, 1500, -1, 1_700_000_000_000_000, None]
+  data = [b'ab', 'ü'.encode(), b'a\\"\'~ ', b'', None]
+  columns = {
+    'price': pa.array(decimals * 2, pa.decimal128(20, 10)),
+    'date': pa.array([0, 1, -1, 20000, None] * 2, pa.int32()).cast(pa.date32()),
+    'second': pa.array([0, 1, -1, 20000, None] * 2, pa.timestamp('s')),
+    'micro': pa.array(micros * 2, pa.timestamp('us')),
+    'nano': pa.array(micros * 2, pa.timestamp('ns')),
+    'hour': pa.array([0, 1, 1_500_000, 86_399_000_000, None] * 2, pa.time64('us')),
+    'data': pa.array(data * 2),
+    'list': pa.array([[x] for x in decimals] * 2, pa.list_(pa.decimal128(20, 10))),
+  }
+  features = [schema_lib.Feature(n) for n in columns if n != 'list']
+  columns['yes'] = pa.array([[True, False], [False], [], [None], None] * 2)
+  features += [
+    schema_lib.Feature('list', 'ids'),
+    schema_lib.Feature('yes', 'ids'),
+    schema_lib.Feature('number', 'numeric', column='price'),
+  ]
+  for name, (trained, found) in trained_and_served(tmp_path, columns, features).items():
+    np.testing.assert_array_equal(found, trained, err_msg=name)
+    assert len(np.unique(trained)) > 2
+  zoned = {'micro': pa.array(micros * 2, pa.timestamp('us', 'UTC'))}
+  with pytest.raises(
+    ValueError, match=r"column 'micro' is of the Arrow type timestamp\[us, tz=UTC"
+  ):
+    trained_and_served(tmp_path / 'zoned', zoned, [schema_lib.Feature('micro')])
 
 
 def test_kinds_and_what_is_not_read(scorer):
@@ -99,6 +184,7 @@ def test_values_of_many_types_mean_the_same(scorer):
     ({'tags': ['a', ['b', 'ü', '\ud800'], 'c']}, "Column 'tags', row 1: .* is not Unicode"),
     ({'price': [1, 2, 'cheap']}, "Column 'price', row 2: 'cheap' is not a number"),
     ({'price': [1, 2, '1_0']}, "Column 'price', row 2: '1_0' is not a number"),
+    ({'price': [1, 2, '1' * 401]}, "Column 'price', row 2: '1{39}... has 401 characters"),
     ({'price': [1, 2, 1e39]}, "Column 'price', row 2: 1e[+]39 is larger than a float32"),
     ({'price': [1, 2, 10**400]}, "Column 'price', row 2: 1000.* is not a number"),
     ({'price': [1, [2], 3]}, "Column 'price', row 1: .2. is not a number"),
@@ -112,6 +198,16 @@ def test_values_of_many_types_mean_the_same(scorer):
 def test_bad_input_names_column_and_row(scorer, changes, words):
   with pytest.raises(serve.BadInput, match=words):
     scorer.predict(few(**changes))
+
+
+def test_a_long_number_is_read_in_linear_time():
+  # A quadratic expression takes minutes.
+  assert not raw_values._NUMBER.fullmatch('1' * 300_000 + 'x')
+  assert not raw_values._NUMBER.fullmatch(' ' * 300_000 + '1.' + '1' * 300_000 + 'e')
+  assert all(
+    map(raw_values._NUMBER.fullmatch, ('1', '1.', '.5', '1.5', '-1e5', ' +1.5E-3 ', 'nan'))
+  )
+  assert not any(map(raw_values._NUMBER.fullmatch, ('.', '', '1e', 'e5', '1.5.5', '--1', '1_0')))
 
 
 def test_missing_columns_and_no_columns(scorer):

@@ -1,8 +1,11 @@
 """Files of raw rows are scored from the command line."""
 
 import csv
+import gzip
+import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -95,3 +98,54 @@ def test_bad_rows_are_counted_from_the_file(scored, tmp_path):
   (tmp_path / 'short.csv').write_text('\n'.join([lines[0], 'a,b']))
   with pytest.raises(ValueError, match='a row has 2 fields and not 10'):
     list(score.score(scorer, tmp_path / 'short.csv', progress=False))
+
+
+def test_an_output_is_whole_or_not_there(tmp_path):
+  def broken():
+    yield np.zeros(2, np.float32)
+    raise ValueError('broken')
+
+  for name in ('out.csv', 'out.parquet'):
+    with pytest.raises(ValueError, match='broken'):
+      score.write(broken(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+  (tmp_path / 'out.csv').write_text('old')
+  with pytest.raises(ValueError, match='broken'):
+    score.write(broken(), tmp_path / 'out.csv')
+  assert (tmp_path / 'out.csv').read_text() == 'old'
+  (tmp_path / 'link.csv').symlink_to('out.csv')
+  score.write(iter([np.float32([0.5])]), tmp_path / 'link.csv')
+  assert (tmp_path / 'out.csv').read_text() == 'probability\n0.5\n'
+  assert (tmp_path / 'link.csv').is_symlink()
+  score.write(iter([np.float32([0.5])]), pathlib.Path('/dev/null'))
+  assert pathlib.Path('/dev/null').is_char_device()
+
+
+def test_the_input_is_never_the_output(scored, tmp_path):
+  raw, folder, _, _ = scored
+  content = (raw / 'test.csv').read_bytes()
+  (tmp_path / 'rows.csv').write_bytes(content)
+  given = {'artifact': folder, 'scorer': 'numpy', 'batch_size': 10}
+  given |= {'input': f'{tmp_path}/rows.csv', 'output': f'{tmp_path}/./rows.csv'}
+  with pytest.raises(SystemExit, match='is the input'):
+    score.main(['score'], types.SimpleNamespace(**given))
+  assert (tmp_path / 'rows.csv').read_bytes() == content
+
+
+def test_files_that_are_cut_short_and_long_fields(scored, tmp_path):
+  raw, folder, _, _ = scored
+  scorer = serve.open(folder)
+  content = (raw / 'test.csv').read_bytes()
+  packed = gzip.compress(content * 100)
+  (tmp_path / 'cut.csv.gz').write_bytes(packed[: len(packed) // 2])
+  (tmp_path / 'bad.csv.gz').write_bytes(packed[:300] + b'\xff' * 40 + packed[340:])
+  for name in ('cut.csv.gz', 'bad.csv.gz'):
+    with pytest.raises(ValueError, match=f'{name} is cut short or damaged'):
+      list(score.batches(tmp_path / name, schema_of(scorer), ('user',), 10))
+  (tmp_path / 'long.csv').write_text('user\n' + 'x' * 200_000 + '\n')
+  (batch,) = score.batches(tmp_path / 'long.csv', schema_of(scorer), ('user',), 10)
+  assert [len(x) for x in batch['user']] == [200_000]
+
+
+def schema_of(scorer):
+  return schema_lib.Schema.from_dict(scorer.manifest['schema'])

@@ -106,6 +106,25 @@ def test_the_program_is_for_any_batch_on_three_platforms(data, tmp_path):
 
 
 @needs_onnx
+def test_onnx_has_as_many_threads_as_other_libraries_are_told(data, tmp_path, monkeypatch):
+  import onnxruntime
+
+  asked = []
+
+  def session(path, options, **more):
+    asked.append(options.intra_op_num_threads)
+    return made(path, options, **more)
+
+  made = onnxruntime.InferenceSession
+  monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
+  _, folder = exported(data, tmp_path)
+  for told in ('3', '', '4,2'):
+    monkeypatch.setenv('OMP_NUM_THREADS', told)
+    serve.open(folder, 'onnx')
+  assert asked == [3, 0, 0]  # 0: the runtime's own choice.
+
+
+@needs_onnx
 def test_the_graph_is_valid_and_holds_no_table(data, tmp_path):
   import onnx
 

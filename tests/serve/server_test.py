@@ -2,8 +2,12 @@
 
 import asyncio
 import json
+import os
 import pathlib
 import signal
+import socket
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ pytest.importorskip('starlette', reason='the extra `serve` is not installed')
 pytest.importorskip('uvicorn', reason='the extra `serve` is not installed')
 pytest.importorskip('prometheus_client', reason='the extra `serve` is not installed')
 
-from experiments.bench import serve_load_client
+from experiments.bench import serve_load_client, serve_process
 from tests.serve import standin
 
 ROWS = 10
@@ -134,6 +138,35 @@ def test_it_ends_in_time_with_a_model_that_does_not(start, tmp_path):
   sent = load(server, 0.1, 10, lambda: server.process.send_signal(signal.SIGTERM))
   assert server.ended() == 0
   assert sent[0].status != 200
+
+
+def test_it_ends_in_time_though_it_would_drain_for_longer(start):
+  server = start('--drain_s=20', '--grace_s=0.5')
+  with socket.create_connection(('127.0.0.1', server.port)) as waits:
+    waits.sendall(b'POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n')
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert 0.5 <= time.monotonic() - began < 5
+
+
+def test_another_model_may_be_asked_for_before_the_first_has_failed(tmp_path):
+  (tmp_path / 'model').mkdir()
+  description = tmp_path / 'model' / 'model.json'
+  os.mkfifo(description)  # Whoever opens it waits until it is written.
+  server = serve_process.Process.__new__(serve_process.Process)
+  command = ['tests.serve.standin', f'--artifact={tmp_path / "model"}', '--port=0']
+  started = threading.Thread(target=server.__init__, args=(command,))
+  started.start()
+  try:
+    with description.open('w') as first:
+      standin.write(tmp_path / 'model', version='second')
+      server.process.send_signal(signal.SIGHUP)
+      time.sleep(0.1)
+      first.write('{')
+    started.join(30)
+    assert server.get('/v1/model')[1]['version'] == 'second'
+  finally:
+    server.stop()
 
 
 def test_after_a_kill_it_serves_again(start):

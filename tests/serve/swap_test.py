@@ -47,6 +47,16 @@ def test_whoever_cannot_be_opened_or_tried_is_refused(caplog):
   assert 'model one goes on: damaged' in caplog.text
 
 
+def test_whoever_is_refused_after_it_was_opened_is_closed():
+  closed = []
+  wrong, good = standin.Standin(fails=True), standin.Standin()
+  for scorer in (wrong, good):
+    scorer.close = lambda scorer=scorer: closed.append(scorer)
+  assert not asyncio.run(swap.Holder(lambda: wrong).load())
+  assert asyncio.run(swap.Holder(lambda: good).load())
+  assert closed == [wrong]
+
+
 def test_it_is_tried_with_batches_of_the_sizes_asked_for():
   scorer = standin.Standin()
   assert asyncio.run(swap.Holder(lambda: scorer, tried_rows=(1, 2, 4)).load())

@@ -42,6 +42,16 @@ def test_it_scores(remote):
     np.testing.assert_array_equal(scorer.predict(COLUMNS), WANT)
 
 
+def test_its_threads_are_as_asked_for(remote, monkeypatch):
+  for name in worker._THREADS:
+    monkeypatch.setenv(name, '7')
+  scorer = remote()
+  assert {scorer._environment[name] for name in worker._THREADS} == {'1'}
+  process = scorer._process
+  scorer.close()
+  assert process.returncode == -signal.SIGKILL
+
+
 def test_bad_input_is_bad_input(remote):
   scorer = remote()
   with pytest.raises(serve.BadInput, match="row 1: 'cheap' is not"):
