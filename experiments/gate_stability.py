@@ -3,12 +3,14 @@ r"""Does a price mean the same for every batch size? Gates at batches of 512 and
   python -m experiments.gate_stability --data=frappe_x1 --seeds=3 --save_result
 
 The same model, method, price and number of steps (in whole epochs); only the batch of the gates
-differs. Kendall's τ of the two rankings stands beside the seconds that each took. Measured results
-are in experiments/RESULTS.md.
+differs. Kendall's τ of the two rankings stands beside that of two seeds at one batch size, which
+says how far fields of equal worth are put in an order by chance, and beside the seconds that each
+took. Measured results are in experiments/RESULTS.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 from absl import flags
@@ -61,19 +63,40 @@ def main() -> None:
     print(f'\n{render(result)}\n\n{report.caption(result)}')
 
 
+def between_seeds(importance, which: int) -> list[float]:
+  """Kendall's τ of each two seeds' rankings at one batch size.
+
+  Args:
+    importance: of each seed, of each batch size: feature → score.
+    which: of the batch sizes.
+  """
+  scores = [list(two[which].values()) for two in importance]
+  pairs = itertools.combinations(scores, 2)
+  return [float(stats.kendalltau(a, b).statistic) for a, b in pairs]
+
+
 def render(found) -> str:
   """One line per method."""
   first, second = found['batches']
+
+  def by_chance(row, which):
+    taus = between_seeds(row['importance'], which)
+    return f'{statistics.fmean(taus):.3f}' if taus else '–'
+
   rows = [
     (
       row['name'],
       report.spread(row['tau'], 3),
+      *(by_chance(row, i) for i in (0, 1)),
       *(f'{statistics.fmean(s[i] for s in row["seconds"]):.0f} s' for i in (0, 1)),
       len(row['seeds']),
     )
     for row in found['rows']
   ]
-  header = ('gates', "Kendall's τ", f'batches of {first}', f'of {second}', 'seeds')
+  header = (
+    'gates', f'τ of {first} and {second}', f'τ of seeds, {first}', f'τ of seeds, {second}',
+    f'batches of {first}', f'of {second}', 'seeds',
+  )  # fmt: skip
   return report.table(header, rows)
 
 
