@@ -2,7 +2,8 @@
 
 In one process both need Python's interpreter, and hand it to each other several times a request; on
 a busy machine each time costs milliseconds, and a server spends its time on that instead. Here a
-batch goes through a pipe and comes back. A scoring process that dies is started anew.
+batch goes through a pipe and comes back. A scoring process that dies is started anew, and one that
+does not answer is ended.
 
   python -m ctr_jax.serve.worker FOLDER SCORER   # what `Remote` starts
 
@@ -21,6 +22,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 
@@ -39,13 +41,20 @@ _THREADS = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
 class Remote:
   """A `serve.Scorer` whose work is done by another process, which ends with it."""
 
-  def __init__(self, folder: str | pathlib.Path, scorer: str = 'numpy', threads: int = 1):
+  def __init__(
+    self,
+    folder: str | pathlib.Path,
+    scorer: str = 'numpy',
+    threads: int = 1,
+    patience_s: float = 60.0,
+  ):
     """Opens an artifact.
 
     Args:
       folder: a link is followed now: a process that is started anew opens the same artifact.
       scorer: see `serve.open`.
       threads: of a product of matrices.
+      patience_s: a process that works longer on a batch than about this is ended.
 
     Raises:
       ValueError: the artifact cannot be opened, in the words of `serve.open`.
@@ -53,12 +62,20 @@ class Remote:
     self._arguments = [str(pathlib.Path(folder).resolve()), scorer]
     self._environment = os.environ | {name: str(threads) for name in _THREADS}
     self._one_at_a_time = threading.Lock()
+    self._patience_s = patience_s
+    self._asked_at: float | None = None
     self.columns, self.version, self.nbytes = self._start()
+    watched = weakref.ref(self)
+    threading.Thread(target=_watch, args=(watched,), name='watch', daemon=True).start()
 
   def predict(self, columns) -> np.ndarray:
     """See `serve.Scorer.predict`; values are plain Python ones, as bodies have them.
 
     A batch during which the process dies is scored once more.
+
+    Raises:
+      BadInput: a value cannot be read.
+      RuntimeError: the model failed, was replaced meanwhile, or did not answer in time.
     """
     asked = json.dumps(columns).encode()
     with self._one_at_a_time:
@@ -98,8 +115,23 @@ class Remote:
       raise
 
   def _ask(self, asked):
-    _send(self._process.stdin, asked)
-    return self._answer()
+    self._asked_at = time.monotonic()
+    try:
+      _send(self._process.stdin, asked)
+      return self._answer()
+    except (EOFError, OSError):
+      if self._stuck():
+        self._end()
+        raise RuntimeError(
+          f'The scoring process was ended: it worked on a batch for over {self._patience_s:g} s.'
+        ) from None
+      raise
+    finally:
+      self._asked_at = None
+
+  def _stuck(self):
+    asked_at = self._asked_at
+    return asked_at is not None and time.monotonic() - asked_at > self._patience_s
 
   def _answer(self):
     kind, value = json.loads(_receive(self._process.stdout))
@@ -112,6 +144,17 @@ class Remote:
     if kind == 'failed':
       raise RuntimeError(f'In the scoring process:\n{value}')
     return value
+
+
+def _watch(watched: weakref.ref) -> None:
+  """Ends the process of a `Remote` that does not answer; itself once nobody has the `Remote`."""
+  while (remote := watched()) is not None:
+    process = remote._process
+    if remote._stuck():
+      process.kill()  # Who waits for it finds that it has ended.
+    pause_s = remote._patience_s / 4
+    del remote, process
+    time.sleep(pause_s)
 
 
 def _send(stream, body: bytes) -> None:

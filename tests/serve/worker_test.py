@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ def remote(tmp_path, monkeypatch):
   monkeypatch.setattr(worker, 'COMMAND', command)
   made = []
 
-  def start(**arguments):
+  def start(patience_s=60.0, **arguments):
     standin.write(tmp_path / 'model', **arguments)
-    made.append(worker.Remote(tmp_path / 'model'))
+    made.append(worker.Remote(tmp_path / 'model', patience_s=patience_s))
     return made[-1]
 
   yield start
@@ -77,6 +78,24 @@ def test_a_process_that_is_killed_is_started_anew(remote):
   scorer = remote()
   os.kill(scorer._process.pid, signal.SIGKILL)
   np.testing.assert_array_equal(scorer.predict(COLUMNS), WANT)
+
+
+@pytest.mark.parametrize('rows', [1, 50_000])  # What fits into a pipe, and what does not.
+def test_a_process_that_does_not_answer_is_ended_and_started_anew(remote, rows):
+  scorer = remote(patience_s=1.0)
+  os.kill(scorer._process.pid, signal.SIGSTOP)
+  many = {name: values[:1] * rows for name, values in COLUMNS.items()}
+  with pytest.raises(RuntimeError, match='over 1 s'):
+    scorer.predict(many)
+  np.testing.assert_array_equal(scorer.predict(COLUMNS), WANT)
+
+
+def test_a_process_that_has_nothing_to_do_is_left_alone(remote):
+  scorer = remote(patience_s=0.5)
+  process = scorer._process
+  time.sleep(0.8)
+  np.testing.assert_array_equal(scorer.predict(COLUMNS), WANT)
+  assert scorer._process is process
 
 
 def test_what_was_replaced_meanwhile_does_not_pass_for_the_model(remote, tmp_path):
