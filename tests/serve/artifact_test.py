@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -203,6 +205,20 @@ def test_a_folder_that_is_there_is_left_alone(whole, made, data):
   with pytest.raises(FileExistsError, match='is there already'):
     export.write(whole, *made, data[0])
   assert {name: (whole / name).read_bytes() for name in files(whole)} == before
+
+
+@pytest.mark.parametrize('part', ['tables', 'net'])
+def test_a_model_that_has_diverged_is_refused(made, data, tmp_path, part):
+  *how, stored, net = made
+  arrays = jax.tree.leaves(stored if part == 'tables' else net)
+  largest = max((x for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)), key=jnp.size)
+
+  def spoil(x):
+    return jnp.asarray(x).at[(-1,) * x.ndim].set(jnp.nan) if x is largest else x
+
+  with pytest.raises(ValueError, match=f'{part}/.* not finite: the training .* diverged'):
+    export.write(tmp_path / 'model', *how, *jax.tree.map(spoil, (stored, net)), data[0])
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_on_the_way_leaves_nothing(made, data, tmp_path, monkeypatch):
