@@ -347,20 +347,20 @@ def _seed(trial, source, workdir, seed, links):
   measured = {trial.name: training | measure.of(outcome, source)}
   for name, link in links:
     measured[name] = {'seed': seed} | measure.of(_served(trial, outcome, source, link), source)
-  applied = {name: _description(link) for name, link in links}
-  found = {'description': described, 'links': applied, 'measured': measured}
+  done_with = {name: applied(link) for name, link in links}
+  found = {'description': described, 'links': done_with, 'measured': measured}
   loop.write_json(done, found)
   return measured
 
 
 def _measured(saved, links):
   """Whether a saved result has these links: of the same name, and the same in what they do."""
-  applied = saved.get('links', {})
-  return all(n in applied and applied[n] == _description(link) for n, link in links)
+  before = saved.get('links', {})
+  return all(n in before and before[n] == applied(link) for n, link in links)
 
 
-def _description(link):
-  """A link as plain JSON. Rules made of the outcome are a function of it, and are named."""
+def applied(link: Any) -> Any:
+  """What a link does, as plain JSON; rules made of the outcome are a function, and are named."""
   if isinstance(link, Instead):
     return {'instead': compress.describe(link.link)}
   described = link.__name__ if callable(link) and hasattr(link, '__name__') else link
