@@ -178,6 +178,7 @@ class Trial:
 
   def describe(self, source: columns.Source) -> dict[str, Any]:
     """What has to be equal for a checkpoint to be of this trial: plain JSON."""
+    schedule = dataclasses.asdict(self.schedule)
     described = {
       'data': source.checksum,
       'schema': source.schema.digest,
@@ -186,7 +187,8 @@ class Trial:
       'dim': self.dim,
       'init': self.init,
       'optimizer': {k: v for k, v in dataclasses.asdict(self.optimizer).items() if v is not None},
-      'schedule': {k: v for k, v in dataclasses.asdict(self.schedule).items() if k != 'deltas'},
+      # How often it is saved changes no bit: a run may go on with more checkpoints, or fewer.
+      'schedule': {k: v for k, v in schedule.items() if k != 'deltas'} | {'checkpoint_steps': 0},
     }
     if self.split != 'train':
       described['split'] = self.split
