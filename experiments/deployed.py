@@ -60,7 +60,7 @@ def measured(
   made_of = {
     'version': _VERSION,
     'trial': trials.description(trial, source, seed),
-    'links': [name for name, _ in links],
+    'links': [[name, trials.applied(link)] for name, link in links],
   }
   saved = json.loads(path.read_text()) if path.exists() else {}
   names = [trial.name, *(name for name, _ in links)]

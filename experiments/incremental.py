@@ -45,7 +45,9 @@ flags.adopt_module_key_flags(sweeps)
 _DAYS = flags.DEFINE_integer('days', 10, 'Days to cut samples into that have no day.')
 _UNTIL = flags.DEFINE_integer('until', None, 'Only so many days: to choose settings by.')
 _LATE = flags.DEFINE_string('late', None, 'The feature that is added; default: by data set.')
-_ADDED = flags.DEFINE_integer('added', 6, 'The day on which it is added; days count from 1.')
+_ADDED = flags.DEFINE_integer(
+  'added', 6, 'The day on which it is added; days count from 1.', lower_bound=1
+)
 _WINDOW = flags.DEFINE_integer('window_days', 4, 'Days of a window.')
 _PASSES = flags.DEFINE_integer(
   'incremental_passes', 1, 'Passes over a new day, of the incremental rows.'
@@ -241,8 +243,8 @@ def row(entry: Entry, found: list[dict[str, Any]], seeds) -> dict[str, Any]:
     for key in ('samples', 'seconds', 'bytes_written', 'rows_anew')
   }
   auc = [[day['auc'] for day in x['days'][1:]] for x in found]
-  # Days are scored from the second on; settings are chosen by those before the feature is there.
-  since = _ADDED.value - 2 if _ADDED.value <= len(auc[0]) + 1 else 0
+  # Settings are chosen by the days before the feature is there (--until).
+  since = incremental_report.since(_ADDED.value, len(auc[0]))
   return {
     'name': f'{entry.group}, {entry.name}',
     'group': entry.group,
@@ -250,7 +252,7 @@ def row(entry: Entry, found: list[dict[str, Any]], seeds) -> dict[str, Any]:
     'cap': entry.cap,
     'auc_by_day': auc,
     'log_loss_by_day': [[day['log_loss'] for day in x['days'][1:]] for x in found],
-    'test': {'auc': [statistics.fmean(x[since:]) for x in auc]},
+    'test': {'auc': [statistics.fmean(x[since - 2 :]) for x in auc]},
     'bytes_training': found[0]['bytes_training'],
     'bytes_vocabulary': found[0]['bytes_vocabulary'],
     **total,

@@ -11,6 +11,20 @@ from experiments import report
 _RETRAIN, _INCREMENTAL = 'retrain, all days', 'incremental, new day'
 
 
+def since(added: int, scored: int) -> int:
+  """The first day of the mean: that of the added feature, or of all where that is not scored.
+
+  Args:
+    added: its day; days count from 1.
+    scored: how many days are, from the second on.
+  """
+  return max(added, 2) if added <= scored + 1 else 2
+
+
+def _since(found):
+  return since(found['added']['day'], len(found['rows'][0]['auc_by_day'][0]))
+
+
 def _mean(rows):
   """Over seeds, by day."""
   return [statistics.fmean(x) for x in zip(*rows, strict=True)]
@@ -40,7 +54,7 @@ def strategies(found: dict[str, Any]) -> str:
         report.size(row['cap']) if row['cap'] else '–',
       )
     )
-  days = f'days {found["added"]["day"]}+'
+  days = f'days {_since(found)}+'
   header = (
     'strategy', f'mean AUC, {days}', 'ΔAUC × 1e4', 'samples', 'of retraining', 'training',
     'written', 'kept', 'cap',
@@ -60,12 +74,12 @@ def by_day(found: dict[str, Any]) -> str:
 def gained(found: dict[str, Any]) -> str:
   """What the added feature is worth to retraining and to the incremental model, day by day."""
   rows = [_named(found, f'{n}{x}') for n in (_RETRAIN, _INCREMENTAL) for x in ('', ', without')]
-  if not all(rows):
+  added, last = found['added']['day'], 1 + len(found['rows'][0]['auc_by_day'][0])
+  if not all(rows) or added >= last:
     return ''
-  added = found['added']['day']
   means = [_mean(row['auc_by_day']) for row in rows]
   gains = [[a - b for a, b in zip(*means[i : i + 2], strict=True)] for i in (0, 2)]
-  days = range(added + 1, 2 + len(means[0]))
+  days = range(added + 1, last + 1)
   cells = []
   for day in days:
     one, other = (gain[day - 2] for gain in gains)
@@ -109,7 +123,7 @@ def figure(found: dict[str, Any], path: pathlib.Path) -> None:
   left.legend(fontsize=7)
   right.set_xscale('log')
   right.set_xlabel('samples processed in all')
-  right.set_ylabel(f'mean AUC from day {found["added"]["day"]} on')
+  right.set_ylabel(f'mean AUC from day {_since(found)} on')
   fig.suptitle(f'{found["experiment"]} on {found.get("title", found["data"])}')
   for axes in (left, right):
     axes.grid(alpha=0.3)

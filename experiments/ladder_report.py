@@ -66,8 +66,9 @@ def _p(value):
   return '<0.001' if value < 0.001 else f'{value:.3f}'
 
 
-def _p_samples(row):
-  return _p(row['delong']['p']) if 'delong' in row else NONE
+def _p_samples(row, base):
+  # Of compact in its own ablation there is one too: of compact against massive.
+  return _p(row['delong']['p']) if 'delong' in row and row is not base else NONE
 
 
 def _spread(values, digits=5):
@@ -90,7 +91,7 @@ def _metrics(row, base):
   test = row['test']
   return (
     _spread(test.get('auc')), report.difference(row, base, 'auc'), _p(p_seeds(row, base)),
-    _p_samples(row), _spread(test.get('gauc')), _spread(test.get('log_loss')),
+    _p_samples(row, base), _spread(test.get('gauc')), _spread(test.get('log_loss')),
     _spread(test.get('calibration'), 3),
   )  # fmt: skip
 

@@ -14,8 +14,9 @@ order, each in the place of the same technique or in addition to those taken so 
   valid AUC is within --allowed of massive's and a service holds fewer bytes, by --saved or more, or
   what was taken so far falls short of that, and this gains at least --gain.
 
-Each model is trained in all of its stages. Bytes are tables, lookups and the net. The test split is
-not looked at. Measured results are in experiments/RESULTS.md.
+Each model is trained in all of its stages; the table has the seconds of the last one, since those
+before it are shared. Bytes are tables, lookups and the net. The test split is not looked at.
+Measured results are in experiments/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def render(found: dict[str, Any]) -> str:
     )
     for row in found['rows']
   ]
-  header = ('model', 'valid AUC', 'Δ × 1e4', 'serving', 'fewer', 'training', 'taken')
+  header = ('model', 'valid AUC', 'Δ × 1e4', 'serving', 'fewer', 'last stage', 'taken')
   return report.table(header, rows)
 
 

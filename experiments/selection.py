@@ -1,7 +1,8 @@
 """Every way to rank features, under one interface: (a full model's trial, data, seed) → scores.
 
 Gates are trained as trials of their own; `Ranking`s are kept as JSON, so that a run that was
-stopped does not rank again. Costs that FSCD prices by are measured once for each working folder.
+stopped does not rank again. Costs that FSCD prices by are measured once for each working folder and
+full model.
 """
 
 from __future__ import annotations
@@ -77,13 +78,19 @@ class Setting:
 
   def costs(self) -> dict[str, costs_lib.Cost]:
     """Feature → cost; measured once for a full model, on tables as they are before training."""
-    path, full = self.folder / 'costs.json', self.full.describe(self.source)
-    saved = json.loads(path.read_text()) if path.exists() else {}
-    if saved.get('full') != full:
+    full = self.full.describe(self.source)
+    digest = hashlib.sha256(json.dumps(full).encode()).hexdigest()[:8]
+    # The first full model's lie in costs.json; others' beside, so that nobody's are measured twice:
+    # other prices are other gates.
+    paths = (self.folder / 'costs.json', self.folder / f'costs_{digest}.json')
+    found = {path: json.loads(path.read_text()) for path in paths if path.exists()}
+    saved = next((x for x in found.values() if x['full'] == full), None)
+    if saved is None:
+      path = next(path for path in paths if path not in found)
       model = self.full.model(self.source)
       arrays = state.create(model, self.full.optimizer.recipe(model), 0).tables
-      found = costs_lib.measure(model, arrays, self.source)
-      saved = {'full': full, 'costs': {name: cost._asdict() for name, cost in found.items()}}
+      costs = costs_lib.measure(model, arrays, self.source)
+      saved = {'full': full, 'costs': {name: cost._asdict() for name, cost in costs.items()}}
       loop.write_json(path, saved)
     return {name: costs_lib.Cost(**x) for name, x in saved['costs'].items()}
 

@@ -53,7 +53,7 @@ class Delong(NamedTuple):
   Attributes:
     difference: AUC of the first − AUC of the second, the mean over seeds.
     error: its standard error over samples.
-    p: two-sided, by the normal distribution; 1 where the two rank alike.
+    p: two-sided, by the normal distribution; where the error is 0, 1 if the two rank alike, else 0.
   """
 
   difference: float
@@ -85,7 +85,10 @@ def delong(labels, first, second) -> Delong:
   )
   error = math.sqrt(high.var(ddof=1) / len(high) + low.var(ddof=1) / len(low))
   difference = float(high.mean())
-  p = float(2 * stats.norm.sf(abs(difference) / error)) if error > 0 else 1.0
+  if error > 0:
+    p = float(2 * stats.norm.sf(abs(difference) / error))
+  else:  # Every sample says the same: that they rank alike, or that they do not.
+    p = float(difference == 0)
   return Delong(difference, error, p)
 
 

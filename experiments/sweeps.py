@@ -28,8 +28,12 @@ ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" hold
 CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are changed.')
 NET = flags.DEFINE_string('net', 'dcn', f'One of {", ".join(models.NETS)}.')
 RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
-# Of these only --core_rows is of every sweep; the others are of those that make columns of pairs.
-_RECIPE = ('core_rows', 'pairs', 'min_count', 'vector_dim', 'vector_l2')
+# Of these only --core_rows is of every sweep; the next are of those that make columns of pairs, and
+# the last of days whose tables admit and evict.
+_RECIPE = (
+  'core_rows', 'pairs', 'min_count', 'vector_dim', 'vector_l2',
+  'admitted_rows', 'admission_threshold', 'admission_decay',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

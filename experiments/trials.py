@@ -178,6 +178,7 @@ class Trial:
 
   def describe(self, source: columns.Source) -> dict[str, Any]:
     """What has to be equal for a checkpoint to be of this trial: plain JSON."""
+    schedule = dataclasses.asdict(self.schedule)
     described = {
       'data': source.checksum,
       'schema': source.schema.digest,
@@ -186,7 +187,8 @@ class Trial:
       'dim': self.dim,
       'init': self.init,
       'optimizer': {k: v for k, v in dataclasses.asdict(self.optimizer).items() if v is not None},
-      'schedule': {k: v for k, v in dataclasses.asdict(self.schedule).items() if k != 'deltas'},
+      # How often it is saved changes no bit: a run may go on with more checkpoints, or fewer.
+      'schedule': {k: v for k, v in schedule.items() if k != 'deltas'} | {'checkpoint_steps': 0},
     }
     if self.split != 'train':
       described['split'] = self.split
@@ -347,20 +349,20 @@ def _seed(trial, source, workdir, seed, links):
   measured = {trial.name: training | measure.of(outcome, source)}
   for name, link in links:
     measured[name] = {'seed': seed} | measure.of(_served(trial, outcome, source, link), source)
-  applied = {name: _description(link) for name, link in links}
-  found = {'description': described, 'links': applied, 'measured': measured}
+  done_with = {name: applied(link) for name, link in links}
+  found = {'description': described, 'links': done_with, 'measured': measured}
   loop.write_json(done, found)
   return measured
 
 
 def _measured(saved, links):
   """Whether a saved result has these links: of the same name, and the same in what they do."""
-  applied = saved.get('links', {})
-  return all(n in applied and applied[n] == _description(link) for n, link in links)
+  before = saved.get('links', {})
+  return all(n in before and before[n] == applied(link) for n, link in links)
 
 
-def _description(link):
-  """A link as plain JSON. Rules made of the outcome are a function of it, and are named."""
+def applied(link: Any) -> Any:
+  """What a link does, as plain JSON; rules made of the outcome are a function, and are named."""
   if isinstance(link, Instead):
     return {'instead': compress.describe(link.link)}
   described = link.__name__ if callable(link) and hasattr(link, '__name__') else link

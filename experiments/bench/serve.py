@@ -49,6 +49,7 @@ _FEWER = 4  # Rows of a hashed table: so many times fewer.
 def main() -> None:
   source = common.source()
   name = f'bench_serve_{common.data_name()}'
+  sizes = serve_rows.fitting(_SIZES.value, serve_rows.count(source))
   scorers = [x for x in _SERVED_BY.value if x != 'onnx' or importlib.util.find_spec('onnxruntime')]
   with tempfile.TemporaryDirectory() as folder:
     given = dict(x.split('=', 1) for x in _ARTIFACTS.value)
@@ -56,7 +57,7 @@ def main() -> None:
     artifacts = given or _exported(source, pathlib.Path(folder))
     rows = pathlib.Path(folder, 'rows.json')
     rows.write_text(json.dumps(serve_rows.requests(source)))
-    measured = measure(artifacts, scorers, rows)
+    measured = measure(artifacts, scorers, rows, sizes)
   found = {'command': common.command('bench.serve'), 'environment': common.environment()}
   found |= {'rows': measured, 'table': render(measured), 'caption': _caption(found)}
   print(f'{found["table"]}\n\n{found["caption"]}')
@@ -133,7 +134,7 @@ class _Child:
     self._process.wait()
 
 
-def measure(artifacts, scorers, rows: pathlib.Path) -> list[dict[str, Any]]:
+def measure(artifacts, scorers, rows: pathlib.Path, sizes: list[int]) -> list[dict[str, Any]]:
   """A row for each artifact, scorer and size of batch."""
   with contextlib.ExitStack() as stack:
     children = []
@@ -143,7 +144,7 @@ def measure(artifacts, scorers, rows: pathlib.Path) -> list[dict[str, Any]]:
         stack.callback(children[-1].close)
     for turn in range(_ROUNDS.value):
       print(f'round {turn + 1} of {_ROUNDS.value}', flush=True)
-      for size in map(int, _SIZES.value):
+      for size in sizes:
         for child in children:
           child.turn(size, _REPEATS.value)
   first = next(iter(artifacts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,16 +22,36 @@ class Child(Protocol):
   times: dict[int, dict[str, list[float]]]
 
 
+def count(source) -> int:
+  """How many rows requests are cut from."""
+  return min(REQUESTED, source.num_samples('test'))
+
+
 def requests(source) -> dict[str, list[Any]]:
   """Raw values of samples of test, by column.
 
   Texts and numbers are what they were before they were encoded; of a hash or a bucket only its
   number is known, and asked for: looking it up costs the same.
   """
-  count = min(REQUESTED, source.num_samples('test'))
   features = {f.column: f for f in source.schema.features}
-  read = source.read('test', [f.name for f in features.values()], 0, count)
+  read = source.read('test', [f.name for f in features.values()], 0, count(source))
   return {column: _raw(source, f, read[f.name]) for column, f in features.items()}
+
+
+def fitting(sizes: Sequence[str], rows: int) -> list[int]:
+  """The sizes of batches that so many rows can fill; says which it leaves out.
+
+  Raises:
+    ValueError: none is left.
+  """
+  asked = [int(size) for size in sizes]
+  found = [size for size in asked if 1 <= size <= rows]
+  if not found:
+    raise ValueError(f'--sizes={",".join(sizes)}: test has {rows} rows to make a batch of.')
+  for size in asked:
+    if size not in found:
+      print(f'Batches of {size} are left out: test has {rows} rows to make them of.')
+  return found
 
 
 def _raw(source, feature, column):

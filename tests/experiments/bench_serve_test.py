@@ -63,6 +63,14 @@ def test_ratios_are_to_the_first_artifact():
   assert row['samples_per_second']['encoded'] == 1e4 / 12.75
 
 
+def test_batches_that_no_rows_can_fill_are_left_out(capsys):
+  # A rate is of the size that is asked for: of fewer rows it would be too high.
+  assert serve_rows.fitting(['1', '1000', '10000'], 1000) == [1, 1000]
+  assert 'Batches of 10000 are left out' in capsys.readouterr().out
+  with pytest.raises(ValueError, match='1000 rows to make'):
+    serve_rows.fitting(['10000'], 1000)
+
+
 @pytest.mark.long
 def test_it_runs():
   command = [

@@ -56,6 +56,23 @@ def test_tables_of_a_result(tmp_path):
   assert 'added on day' not in incremental_report.render(found)
 
 
+def test_days_of_the_mean_are_those_that_the_table_names():
+  aucs = [0.5, 0.6, 0.7, 0.8]  # Of days 2 to 5.
+  days = {'days': [{}, *({'auc': x, 'log_loss': 0.1} for x in aucs)]}
+  days |= {'bytes_training': 1, 'bytes_vocabulary': 0}
+  entry = incremental.Entry('retrain', 'all days', None)
+  for added, first in ((6, 2), (5, 5), (3, 3), (1, 2)):  # Day 6 is not there, day 1 not scored.
+    with flagsaver.flagsaver(added=added):
+      (mean,) = incremental.row(entry, [days], [0])['test']['auc']
+    assert mean == pytest.approx(sum(aucs[first - 2 :]) / len(aucs[first - 2 :])), added
+    names = [f'{n}{x}' for n in ('retrain, all days', 'incremental, new day')
+             for x in ('', ', without')]  # fmt: skip
+    found = {'added': {'feature': 'x', 'day': added}, 'rows': [row(n, [aucs, aucs]) for n in names]}
+    text = incremental_report.render(found)
+    assert f'mean AUC, days {first}+' in text
+    assert ('added on day' in text) == (added < 5), added
+
+
 def test_capacities_stay_under_the_cap():
   with flagsaver.flagsaver(data='synthetic_drift_small', late='badge', admitted_rows=50):
     setting = incremental.Setting(common.source())

@@ -46,6 +46,13 @@ def test_a_search_takes_what_saves_and_what_mends(monkeypatch, auc, nbytes, curr
   assert search.taken(row(auc, nbytes), current, row(0.8, 1000)) == taken
 
 
+def test_a_searchs_seconds_are_said_to_be_of_the_last_stage():
+  rows = [row(0.8, 1000), row(0.79, 10)]
+  named = [x | {'name': n, 'train_seconds': [9.0]} for x, n in zip(rows, 'ab', strict=True)]
+  header = search.render({'rows': named}).splitlines()[0]
+  assert [x.strip() for x in header.split('|')][-4:-1] == ['fewer', 'last stage', 'taken']
+
+
 @pytest.fixture
 def ladder(monkeypatch):
   source = synthetic.Synthetic(synthetic.small())

@@ -66,6 +66,22 @@ def test_costs_are_of_the_full_model_that_they_were_measured_on(setting, monkeyp
     dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=8)).costs()
 
 
+def test_costs_of_several_full_models_stand_beside_each_other(setting, tmp_path, monkeypatch):
+  measured = []
+
+  def measure(model, arrays, source):
+    measured.append(model.width)
+    return {n: selection.costs_lib.Cost(1e-6 * len(measured), 10.0, 10.0) for n in model.columns}
+
+  monkeypatch.setattr(selection.costs_lib, 'measure', measure)
+  monkeypatch.setattr(selection.state, 'create', lambda *_: SimpleNamespace(tables=None))
+  one = dataclasses.replace(setting, folder=tmp_path)
+  settings = [dataclasses.replace(one, full=dataclasses.replace(FULL, dim=d)) for d in (4, 6, 8)]
+  first = [x.costs() for x in settings]
+  assert [x.costs() for x in settings] == first  # A run that goes on has the prices that it had.
+  assert measured == [4, 6, 8]
+
+
 def test_fscd_prices_every_table_by_what_it_costs(setting):
   rules = dict(selection.fscd(setting, 0.01).rules)
   prices = {t: chain.arguments['links'][0].arguments['price'] for t, chain in rules.items()}

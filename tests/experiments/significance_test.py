@@ -60,6 +60,7 @@ def test_a_model_is_no_other_than_itself_and_a_worse_one_is():
   assert significance.delong(labels, good, good).p == 1
   found = significance.delong(labels, good, bad)
   assert found.p < 1e-6 and found.difference > 0
+  assert significance.delong([0, 0, 1, 1], [0, 0, 1, 1], [0.5] * 4) == (0.5, 0.0, 0.0)
   with pytest.raises(ValueError, match='two samples of each class'):
     significance.delong([0, 0, 1], [1, 2, 3], [1, 2, 3])
   with pytest.raises(ValueError, match='got'):

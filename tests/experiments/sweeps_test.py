@@ -15,7 +15,16 @@ from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.tables import leaf
 from ctr_jax.train import loop
-from experiments import common, crossed, frontier, hash_family, report, sweeps, trials
+from experiments import (
+  common,
+  crossed,
+  frontier,
+  hash_family,
+  incremental,
+  report,
+  sweeps,
+  trials,
+)
 
 # Rows of all tables; FM's are 17 wide: 16 and the linear weight.
 ROWS = sum(synthetic.Synthetic(synthetic.small()).rows.values())
@@ -180,7 +189,7 @@ def test_results_fill_up(tmp_path, monkeypatch):
       sweeps.merged(other, 'r')
 
 
-@pytest.mark.parametrize('flag', ['core_rows', crossed.PAIRS.name])
+@pytest.mark.parametrize('flag', ['core_rows', crossed.PAIRS.name, incremental._THRESHOLD.name])
 def test_rows_of_other_flags_are_not_merged(tmp_path, monkeypatch, flag):
   flags.FLAGS.mark_as_parsed()
   monkeypatch.setattr(common, 'RESULTS', tmp_path)

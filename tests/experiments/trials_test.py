@@ -68,6 +68,13 @@ def test_another_stage_before_is_another_result(tmp_path):
     trials.run(dataclasses.replace(stages, after=other), SOURCE, tmp_path, [0])
 
 
+def test_how_often_a_run_is_saved_makes_it_no_other():
+  often = dataclasses.replace(FULL.schedule, checkpoint_steps=3, deltas=2)
+  assert dataclasses.replace(FULL, schedule=often).describe(SOURCE) == FULL.describe(SOURCE)
+  longer = dataclasses.replace(FULL, schedule=dataclasses.replace(often, epochs=2))
+  assert longer.describe(SOURCE) != FULL.describe(SOURCE)
+
+
 @pytest.mark.long
 def test_a_stage_that_was_killed_resumes_to_the_same_bits(tmp_path, monkeypatch):
   schedule = dataclasses.replace(FULL.schedule, epochs=2, checkpoint_steps=3)
