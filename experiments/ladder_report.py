@@ -5,6 +5,7 @@ Results that were measured before a column was thought of have a dash in it.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import Any, NamedTuple
 
@@ -34,6 +35,13 @@ def compact(found: dict[str, Any]) -> dict[str, Any]:
   """The row that the ladder ends with."""
   rungs = [row for row in found['rows'] if row['name'] not in report.beside(found)]
   return next((row for row in rungs if row['name'] == found.get('compact')), rungs[-1])
+
+
+def made_by(found: dict[str, Any]) -> str:
+  """What the ladder did to massive, rung by rung, until compact."""
+  names = [row['name'] for row in found['rows'] if row['name'] not in report.beside(found)]
+  names = names[: names.index(compact(found)['name']) + 1]
+  return ', '.join(name.removeprefix(f'{last} + ') for last, name in itertools.pairwise(names))
 
 
 def serving(row: dict[str, Any]) -> int:
@@ -259,7 +267,7 @@ def headline(found: list[dict[str, Any]]) -> str:
     rows.append(
       (
         one['data'],
-        last['name'],
+        made_by(one),
         f'{report.size(serving(first))} → {report.size(serving(last))}',
         f'{serving(first) / serving(last):.1f}×',
         report.difference(last, first, 'auc'),

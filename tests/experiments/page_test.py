@@ -77,6 +77,12 @@ def result():
   }  # fmt: skip
 
 
+def test_compact_is_named_by_all_that_made_it():
+  found = result()
+  assert ladder_report.made_by(found) == f'{EVIL}, int8'
+  assert f'{EVIL}, int8' in ladder_report.headline([found])
+
+
 def test_a_page_is_well_formed_whole_and_of_itself_alone():
   found = result()
   text = page.ladder(found)
