@@ -158,6 +158,10 @@ def test_a_limit_leaves_features_of_shared_tables_out_by_name(setting, monkeypat
   source = SimpleNamespace(schema=schema.Schema('shared', features))
   costs = {name: selection.costs_lib.Cost(1.0, 10.0, 1) for name in shared}
   monkeypatch.setattr(selection.Setting, 'costs', lambda self: costs)
-  choose = feature_selection._within(dataclasses.replace(setting, source=source), 'bytes', 0.7)
-  assert choose({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
-  assert choose({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user', 'previous']
+  setting = dataclasses.replace(setting, source=source)
+  choose = {cost: feature_selection._within(setting, cost, 0.7) for cost in feature_selection.COSTS}
+  assert choose['time']({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
+  assert choose['time']({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user', 'previous']
+  # A table that one feature reads is stored whole, and the next one has it for nothing.
+  assert choose['bytes']({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
+  assert choose['bytes']({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user']
