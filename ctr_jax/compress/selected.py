@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from ctr_jax.compress.codec import FEATURE, Rules, drop, identity
 
+# Costs that are added up in another order differ by less: a budget of all of them keeps all.
+_ROUNDING = 1e-12
+
 
 def selected(
   importance: Mapping[str, float],
@@ -72,7 +75,7 @@ def _within(ranked, costs, budget, tables, table_costs):
   kept, spent = [], 0.0
   for name in ranked:
     more = costs[name] + table_costs.get(tables[name], 0.0)
-    if spent + more <= budget:
+    if spent + more <= budget * (1 + _ROUNDING):
       kept.append(name)
       spent += more
       table_costs[tables[name]] = 0.0  # It is there now.
