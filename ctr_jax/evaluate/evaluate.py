@@ -39,8 +39,12 @@ def scores(
   split: str,
   batch_size: int = 16384,
 ) -> Scores:
-  """Logits of every sample of a split; of several processes each reads a part, and gets all."""
-  samples, group = source.num_samples(split), source.schema.group
+  """Logits of every sample of a split; of several processes each reads a part, and gets all.
+
+  Raises:
+    ValueError: the split has no samples.
+  """
+  samples, group = num_samples(source, split), source.schema.group
   batch_size = min(batch_size, samples)
   batch_size = -(-batch_size // scorer.multiple) * scorer.multiple
   reader = batches.Batches(
@@ -58,6 +62,17 @@ def scores(
   found = _in_order([np.asarray(x) for x in logits], samples, scorer.hosts)
   seconds = time.perf_counter() - start
   return Scores(known['label'], found, known[group] if group else None, seconds)
+
+
+def num_samples(source: columns.Source, split: str) -> int:
+  """Samples of a split that has some; others are refused in words."""
+  samples = source.num_samples(split)
+  if not samples:
+    raise ValueError(
+      f'Split {split!r} of {source.schema.name!r} has no samples, so nothing can be measured on '
+      'it: encode the data with some in it, or name another split.'
+    )
+  return samples
 
 
 def _in_order(logits, samples, hosts):
