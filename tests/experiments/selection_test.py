@@ -60,8 +60,13 @@ def test_a_ranking_is_made_once(setting, monkeypatch):
 
 def test_costs_are_of_the_full_model_that_they_were_measured_on(setting, monkeypatch):
   first = setting.costs()
+  other = dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=5))
+  beside = other.costs()
   monkeypatch.setattr(selection.costs_lib, 'measure', None)
-  assert setting.costs() == first
+  assert (
+    setting.costs() == first
+  )  # Times are not measured alike twice, and prices are made of them.
+  assert other.costs() == beside
   with pytest.raises(TypeError):
     dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=8)).costs()
 
