@@ -61,7 +61,15 @@ def scores(
     logits.append(scorer.score(arrays, net, prepared))
   found = _in_order([np.asarray(x) for x in logits], samples, scorer.hosts)
   seconds = time.perf_counter() - start
-  return Scores(known['label'], found, known[group] if group else None, seconds)
+  return Scores(known['label'], found, _numbered(known[group]) if group else None, seconds)
+
+
+def _numbered(group):
+  """Row numbers as they are; of a numeric feature the numbers of its values from 1, 0 for NaN."""
+  if not np.issubdtype(group.dtype, np.floating):
+    return group
+  values, number = np.unique(group, return_inverse=True)
+  return np.where(np.isnan(values), 0, np.arange(1, len(values) + 1))[number].astype(np.int32)
 
 
 def num_samples(source: columns.Source, split: str) -> int:
