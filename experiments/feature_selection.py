@@ -96,9 +96,16 @@ def _within(setting, cost, part):
   """Of an importance: the best features first, each that still fits a part of all costs."""
   costs = {name: getattr(x, COSTS[cost]) for name, x in setting.costs().items()}
   tables = {f.name: f.table for f in setting.source.schema.features}
+  budget, of_tables = part * sum(costs.values()), {}
+  if cost == 'bytes':  # Features that share a table share them in `costs`, but one needs it whole.
+    for name, nbytes in costs.items():
+      of_tables[tables[name]] = of_tables.get(tables[name], 0.0) + nbytes
+    costs = dict.fromkeys(costs, 0.0)
 
   def choose(scores):
-    rules = compress.selected(scores, budget=part * sum(costs.values()), costs=costs, tables=tables)
+    rules = compress.selected(
+      scores, budget=budget, costs=costs, table_costs=of_tables, tables=tables
+    )
     stored = {name for name in scores if compress.match(tables[name], rules).name != 'drop'}
     return [name for name in scores if name in stored and not codec.drops(name, rules)]
 

@@ -77,22 +77,24 @@ class Setting:
     return outcome, arrays, how.seconds
 
   def costs(self) -> dict[str, costs_lib.Cost]:
-    """Feature → cost; measured once for a full model, on tables as they are before training."""
+    """Feature → cost; measured once for each full model, on tables as they are before training."""
     full = self.full.describe(self.source)
-    digest = hashlib.sha256(json.dumps(full).encode()).hexdigest()[:8]
-    # The first full model's lie in costs.json; others' beside, so that nobody's are measured twice:
-    # other prices are other gates.
-    paths = (self.folder / 'costs.json', self.folder / f'costs_{digest}.json')
-    found = {path: json.loads(path.read_text()) for path in paths if path.exists()}
-    saved = next((x for x in found.values() if x['full'] == full), None)
+    digest = hashlib.sha256(json.dumps(full, sort_keys=True).encode()).hexdigest()[:12]
+    path = self.folder / 'costs' / f'{digest}.json'
+    # Folders of before have one file, of the full model that was measured last.
+    found = (x for x in (path, self.folder / 'costs.json') if x.exists())
+    saved = next((x for x in map(_read, found) if x['full'] == full), None)
     if saved is None:
-      path = next(path for path in paths if path not in found)
       model = self.full.model(self.source)
       arrays = state.create(model, self.full.optimizer.recipe(model), 0).tables
       costs = costs_lib.measure(model, arrays, self.source)
       saved = {'full': full, 'costs': {name: cost._asdict() for name, cost in costs.items()}}
       loop.write_json(path, saved)
     return {name: costs_lib.Cost(**x) for name, x in saved['costs'].items()}
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  return json.loads(path.read_text())
 
 
 class Method(NamedTuple):

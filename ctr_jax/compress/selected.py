@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from ctr_jax.compress.codec import FEATURE, Rules, drop, identity
 
+# Costs that are added up in another order differ by less: a budget of all of them keeps all.
+_ROUNDING = 1e-12
+
 
 def selected(
   importance: Mapping[str, float],
@@ -16,6 +19,7 @@ def selected(
   budget: float | None = None,
   max_loss: float | None = None,
   costs: Mapping[str, float] | None = None,
+  table_costs: Mapping[str, float] | None = None,
   tables: Mapping[str, str] | None = None,
   rules: Rules | None = None,
 ) -> Rules:
@@ -31,7 +35,8 @@ def selected(
     budget: the most important first, each that still fits into so much of `costs`.
     max_loss: the least important go, as long as the importances of those that go add up to no more.
       Importances then have to be losses, such as those of `importance.permutation`.
-    costs: feature → bytes, or microseconds, or what the budget counts.
+    costs: feature → microseconds, or bytes, or what the budget counts.
+    table_costs: table → what it costs beside, once, whichever of its features stay: its bytes.
     tables: feature → the table that it reads, where that is not its own name. A table goes with the
       last feature that reads it.
     rules: for the features that stay; none: as they are.
@@ -45,15 +50,15 @@ def selected(
   if wrong:
     raise ValueError(f'The importance of {", ".join(wrong)} is not a finite number.')
   ranked = sorted(importance, key=lambda name: (-importance[name], name))
+  tables = {name: name for name in importance} | dict(tables or {})
   if keep is not None:
     kept = ranked[: max(keep, 0)]
   elif budget is not None:
-    kept = _within(ranked, costs, budget)
+    kept = _within(ranked, costs, budget, tables, dict(table_costs or {}))
   else:
     kept = _losing(ranked, importance, max_loss)
   if not kept:
     raise ValueError('No feature is left to learn from: allow for more.')
-  tables = {name: name for name in importance} | dict(tables or {})
   used = {tables[name] for name in kept}
   gone = [tables[name] for name in ranked if tables[name] not in used]
   patterns = [re.escape(table) for table in dict.fromkeys(gone)]
@@ -63,15 +68,17 @@ def selected(
   return (*((pattern, drop()) for pattern in patterns), *(rules or (('.*', identity()),)))
 
 
-def _within(ranked, costs, budget):
+def _within(ranked, costs, budget, tables, table_costs):
   missing = [name for name in ranked if name not in (costs or {})]
   if missing:
     raise ValueError(f'A budget needs the costs of all features; {missing[0]!r} has none.')
   kept, spent = [], 0.0
   for name in ranked:
-    if spent + costs[name] <= budget:
+    more = costs[name] + table_costs.get(tables[name], 0.0)
+    if spent + more <= budget * (1 + _ROUNDING):
       kept.append(name)
-      spent += costs[name]
+      spent += more
+      table_costs[tables[name]] = 0.0  # It is there now.
   return kept
 
 

@@ -244,6 +244,11 @@ class Schema:
         )
     if self.group and self.group not in seen:
       raise ValueError(f'Schema {self.name!r}: group {self.group!r} is not a feature.')
+    if self.group in (f.name for f in self.features if f.kind == 'ids'):
+      raise ValueError(
+        f'Schema {self.name!r}: samples have several values of {self.group!r}, so they cannot be '
+        'grouped by it: name a feature of one value as the group.'
+      )
 
   @property
   def names(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ _CHUNK = 1 << 16
 def counts(source: Source, split: str = 'train') -> dict[str, np.ndarray]:
   """Table → reads of each of its rows in a split, int64 [rows].
 
-  Every value of a multi-valued feature is a read, and features that share a table add up. A numeric
-  feature reads row 1 of its table, or row 0 where it is missing.
+  Every value of a multi-valued feature is a read, an empty list one of row 0, and features that
+  share a table add up. A numeric feature reads row 1 of its table, or row 0 where it is missing.
   """
   found = {table: np.zeros(rows, np.int64) for table, rows in source.rows.items()}
   features = source.schema.features
@@ -22,10 +22,17 @@ def counts(source: Source, split: str = 'train') -> dict[str, np.ndarray]:
   for start in range(0, total, _CHUNK):
     columns = source.read(split, names, start, min(start + _CHUNK, total))
     for feature in features:
-      column = columns[feature.name]
-      ids = (
-        (~np.isnan(column)).astype(np.int32) if feature.kind == 'numeric' else column[column >= 0]
-      )
+      ids = _read(feature.kind, columns[feature.name])
       reads = found[feature.table]
       reads += np.bincount(ids, minlength=reads.size)
   return found
+
+
+def _read(kind, column):
+  """The rows that a column reads, as `predict.inputs` has them but for padding."""
+  if kind == 'numeric':
+    return (~np.isnan(column)).astype(np.int32)
+  if kind == 'ids':
+    first = np.maximum(column[:, :1], 0)  # An empty list is padding from the first value on.
+    column = np.concatenate([first, column[:, 1:]], axis=1)
+  return column[column >= 0]

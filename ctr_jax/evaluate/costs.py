@@ -11,6 +11,7 @@ import numpy as np
 
 from ctr_jax import predict
 from ctr_jax.data import columns
+from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import leaf
 
 
@@ -49,7 +50,7 @@ def measure(
     batch_size: samples looked up at a time.
     turns: how often each is timed.
   """
-  batch_size = min(batch_size, source.num_samples(split))
+  batch_size = min(batch_size, evaluate.num_samples(source, split))
   batch = source.read(split, model.columns, 0, batch_size)
   looks = {f.name: _lookup(model, f, arrays, batch) for f in model.features}
   empty = jax.jit(lambda x: x + 1)

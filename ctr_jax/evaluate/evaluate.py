@@ -40,8 +40,12 @@ def scores(
   split: str,
   batch_size: int = 16384,
 ) -> Scores:
-  """Logits of every sample of a split; of several processes each reads a part, and gets all."""
-  samples, group = source.num_samples(split), source.schema.group
+  """Logits of every sample of a split; of several processes each reads a part, and gets all.
+
+  Raises:
+    ValueError: the split has no samples.
+  """
+  samples, group = num_samples(source, split), source.schema.group
   batch_size = min(batch_size, samples)
   batch_size = -(-batch_size // scorer.multiple) * scorer.multiple
   reader = batches.Batches(
@@ -61,7 +65,26 @@ def scores(
   ]
   found = _in_order([np.asarray(x) for x in logits], samples, scorer.hosts)
   seconds = time.perf_counter() - start
-  return Scores(known['label'], found, known[group] if group else None, seconds)
+  return Scores(known['label'], found, _numbered(known[group]) if group else None, seconds)
+
+
+def _numbered(group):
+  """Row numbers as they are; of a numeric feature the numbers of its values from 1, 0 for NaN."""
+  if not np.issubdtype(group.dtype, np.floating):
+    return group
+  values, number = np.unique(group, return_inverse=True)
+  return np.where(np.isnan(values), 0, np.arange(1, len(values) + 1))[number].astype(np.int32)
+
+
+def num_samples(source: columns.Source, split: str) -> int:
+  """Samples of a split that has some; others are refused in words."""
+  samples = source.num_samples(split)
+  if not samples:
+    raise ValueError(
+      f'Split {split!r} of {source.schema.name!r} has no samples, so nothing can be measured on '
+      'it: encode the data with some in it, or name another split.'
+    )
+  return samples
 
 
 def _in_order(logits, samples, hosts):

@@ -80,7 +80,7 @@ def permutation(
     raise ValueError(f'metric is one of {", ".join(_METRICS)}, got {metric!r}.')
   if repeats < 1:
     raise ValueError(f'repeats must be at least 1, got {repeats}.')
-  samples = source.num_samples(split)
+  samples = evaluate.num_samples(source, split)
   columns = source.read(split, (*model.columns, 'label'), 0, samples)
   schema = dataclasses.replace(source.schema, group='')  # Nothing is measured by group.
   score = predict.scorer(model)
@@ -183,7 +183,7 @@ def _batches(model, source, split, count, size, seed) -> Iterator[tuple]:
   """(index, values, labels) of up to `count` batches, shuffled; the same for the same arguments."""
   if count < 1:
     raise ValueError(f'batches must be at least 1, got {count}.')
-  size = min(size, source.num_samples(split))
+  size = min(size, evaluate.num_samples(source, split))
   reader = batches_lib.Batches(source, split, (*model.columns, 'label'), size, seed=seed)
 
   def prepare(batch):

@@ -69,9 +69,9 @@ def gain(
 
 def _columns(source, split, names, samples, seed):
   """Labels [n], and for each feature the columns [n] that the trees see of it."""
+  samples = min(samples, source.num_samples(split))
   if not names or samples < 1:
     raise ValueError(f'Trees need a feature and a sample, got {len(names)} and {samples}.')
-  samples = min(samples, source.num_samples(split))
   reader = batches.Batches(source, split, (*names, 'label'), samples, seed=seed)
   with contextlib.closing(reader.epoch(0)) as epoch:
     batch = next(epoch)

@@ -74,12 +74,30 @@ def _starts(*keys: np.ndarray) -> np.ndarray:
   return np.flatnonzero(change)
 
 
-def gauc(labels, scores, groups) -> Gauc:
+def gauc(labels, scores, groups, missing: int | None = None) -> Gauc:
   """AUC of each group's rows, averaged over groups with both classes, weighted by rows.
 
   GAUC = Σ_g n_g AUC_g / Σ_g n_g (Zhu et al., "Optimized Cost per Click in Taobao", 2017). One sort
   and three segment sums; no loop over groups.
+
+  Args:
+    labels: 0 or 1.
+    scores: numbers that order the samples.
+    groups: integers, one per sample.
+    missing: the number of those whose group is not known: they are no group, and have no AUC.
+
+  Raises:
+    ValueError: no group has both classes, or what is given does not fit.
   """
+  found = _gauc(labels, scores, groups, missing)
+  if found is None:
+    number = len(np.unique(groups))
+    raise ValueError(f'GAUC needs a group with both classes; none of {number} groups has.')
+  return found
+
+
+def _gauc(labels, scores, groups, missing):
+  """`gauc`, or None where no group has both classes."""
   positive, scores = _checked(labels, scores, 'scores', finite=False)
   groups = np.asarray(groups)
   if groups.shape != scores.shape:
@@ -100,8 +118,10 @@ def gauc(labels, scores, groups) -> Gauc:
   twice_wins = np.add.reduceat(high * (2 * below + low), first_tie)
   n_high, n_low = np.add.reduceat(high, first_tie), np.add.reduceat(low, first_tie)
   both = (n_high > 0) & (n_low > 0)
+  if missing is not None:
+    both &= groups[of_group] != missing
   if not both.any():
-    raise ValueError(f'GAUC needs a group with both classes; none of {len(both)} groups has.')
+    return None
   rows = (n_high + n_low)[both]
   aucs = twice_wins[both] / (2.0 * n_high[both] * n_low[both])
   used = int(rows.sum())
@@ -126,13 +146,20 @@ def calibration(labels, logits) -> float:
 
 
 def summary(labels, logits, groups: Any = None) -> dict[str, float]:
-  """All of them by name: auc, log_loss, calibration; with groups also gauc and gauc_share."""
+  """All of them by name: auc, log_loss, calibration; with groups also gauc and gauc_share.
+
+  Args:
+    labels: 0 or 1.
+    logits: log-odds.
+    groups: row numbers of a feature, of which 0 (missing or unseen) is no group. Where no group has
+      both classes, there is no gauc.
+  """
   found = {
     'auc': auc(labels, logits),
     'log_loss': log_loss(labels, logits),
     'calibration': calibration(labels, logits),
   }
-  if groups is not None:
-    grouped = gauc(labels, logits, groups)
+  grouped = None if groups is None else _gauc(labels, logits, groups, missing=0)
+  if grouped is not None:
     found |= {'gauc': grouped.value, 'gauc_share': grouped.share}
   return found

@@ -30,6 +30,8 @@ class Graph(NamedTuple):
     tables: feature → table.
     offsets: table → its first node.
     rows: table → its rows.
+    numbers: int64 [N], what held-out pairs are told by; None: the nodes. Of a graph that follows
+      another one, the numbers that the same values had there.
   """
 
   graph: jraph.GraphsTuple
@@ -37,6 +39,7 @@ class Graph(NamedTuple):
   tables: dict[str, str]
   offsets: dict[str, int]
   rows: dict[str, int]
+  numbers: np.ndarray | None = None
 
   @property
   def nodes(self) -> int:
@@ -153,12 +156,14 @@ def shares(receivers: np.ndarray, kind: np.ndarray, kinds: int) -> np.ndarray:
 
 
 def held_out(graph: Graph, part: float, seed: int) -> np.ndarray:
-  """Which edges are held out, bool [E]: a function of the seed and of the pair of nodes.
+  """Which edges are held out, bool [E]: a function of the seed and of the pair's `numbers`.
 
   Of the pair in either order, and in every relation: where features share a table, a pair that is
   unseen in one relation is not known from another.
   """
   one, other = graph.graph.senders, graph.graph.receivers
+  if graph.numbers is not None:
+    one, other = graph.numbers[one], graph.numbers[other]
   low, high = (pick(one, other).astype(np.uint64) for pick in (np.minimum, np.maximum))
   bits = draws.hashed(draws.key(seed, 'held out', ''), low << np.uint64(32) | high)
   return draws.uniform(bits) < part
@@ -168,6 +173,8 @@ def digest(graph: Graph) -> str:
   """SHA-256 of everything that training reads."""
   one = graph.graph
   found = hashlib.sha256(repr((graph.relations, graph.offsets, graph.rows)).encode())
-  for array in (one.senders, one.receivers, *(one.edges[name] for name in sorted(one.edges))):
+  numbers = () if graph.numbers is None else (graph.numbers,)
+  edges = (one.edges[name] for name in sorted(one.edges))
+  for array in (one.senders, one.receivers, *edges, *numbers):
     found.update(np.ascontiguousarray(array))
   return found.hexdigest()

@@ -220,6 +220,11 @@ class Run:
     """
     schedule = self.schedule
     measured = self._validation(state)
+    if schedule.monitor not in measured:
+      raise ValueError(
+        f'{schedule.monitor!r} is to be monitored, and validation measures {", ".join(measured)}. '
+        "GAUC needs a schema's `group`, and a group of the split with both classes: monitor 'auc'."
+      )
     sign = -1 if schedule.monitor == 'log_loss' else 1
     value = sign * measured[schedule.monitor]
     entry = {

@@ -68,6 +68,11 @@ class Config:
         f'steps={self.steps} with a look every {self.every} steps: take a multiple of it, since '
         'training ends at a look.'
       )
+    if min(self.dim, self.layers, self.fanout) < 1:
+      raise ValueError(
+        f'dim={self.dim}, layers={self.layers} and fanout={self.fanout}: each is at least 1; '
+        "vectors without columns are the method 'biases', without a graph 'dot'."
+      )
 
 
 class Pretrained(NamedTuple):

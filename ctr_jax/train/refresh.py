@@ -11,9 +11,9 @@ Early stopping is what keeps such vectors from learning pairs by heart, and it s
 not all of them together: `keep` below one lets go of a part of each node's own vector ("shrink and
 perturb", Ash and Adams, "On Warm-Starting Neural Network Training", 2020).
 
-Which pairs are held out is told by their nodes (`graph.held_out`). While rows stay in place and the
-seed is the same, no pair that is held out now was learned from before. Where rows have `moved` it
-may have been: 'unseen' is then too good at first.
+Which pairs are held out is told by their values, wherever their rows are now (`Graph.numbers`):
+while the seed is the same, no pair that is held out now was learned from before. A value that went
+and is back counts as a new one, as its vector does.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def refresh(
     ValueError: as `carried`, and as `pretrain.pretrain`.
   """
   start = carried(previous, graph, config, seed, moved, keep)
+  graph = graph._replace(numbers=_numbers(previous.graph, graph, dict(moved or {})))
   return pretrain.pretrain(graph, config, folder, seed, name, start)
 
 
@@ -104,6 +105,16 @@ def carried(
     return np.array(then)
 
   return jax.tree.map_with_path(taken, fresh, before)
+
+
+def _numbers(old, new, moved):
+  """`Graph.numbers` of `new`: those of `old` where the value was there, else new ones."""
+  before = np.arange(old.nodes) if old.numbers is None else old.numbers
+  places = _places(old, new, moved)
+  fresh = places < 0
+  found = before[places]
+  found[fresh] = before.max() + 1 + np.arange(fresh.sum())
+  return None if np.array_equal(found, np.arange(new.nodes)) else found
 
 
 def _places(old, new, moved):

@@ -32,6 +32,29 @@ def test_a_budget_takes_in_order_what_still_fits():
     compress.selected(SCORES, budget=100, costs={'a': 60, 'b': 30, 'd': 1})
 
 
+def test_a_budget_of_all_costs_keeps_all_in_whatever_order_they_are_added():
+  costs = {'a': 0.1, 'b': 0.2, 'c': 0.3, 'd': 0.0}
+  all_ = 0.3 + 0.2 + 0.1
+  assert all_ < sum(costs.values())
+  importance = {'a': 3.0, 'b': 2.0, 'c': 1.0, 'd': 0.0}
+  assert gone(compress.selected(importance, budget=all_, costs=costs)) == set()
+
+
+def test_a_table_is_paid_for_once_and_whole():
+  tables = {'a': 'shared', 'b': 'b', 'c': 'c', 'd': 'shared'}
+  costs, of_tables = dict.fromkeys(SCORES, 1), {'shared': 100, 'b': 10, 'c': 50}
+
+  def chosen(budget):
+    rules = compress.selected(
+      SCORES, budget=budget, costs=costs, table_costs=of_tables, tables=tables
+    )
+    return gone(rules, {'shared', 'b', 'c'}), left_out(rules)
+
+  assert chosen(60) == ({'shared', 'b'}, set())
+  assert chosen(101) == ({'b', 'c'}, {'d'})
+  assert chosen(102) == ({'b', 'c'}, set())
+
+
 def test_losses_of_what_goes_add_up_to_no_more():
   assert gone(compress.selected(SCORES, max_loss=0.0)) == set()
   assert gone(compress.selected(SCORES, max_loss=0.15)) == {'d'}

@@ -125,6 +125,10 @@ def test_digest_ignores_defaults_and_sees_everything_else():
       "'a' and 'b' share table 'a' but turn values into rows differently",
     ),
     (lambda: Schema('s', (Feature('a'),), group='b'), "group 'b' is not a feature"),
+    (
+      lambda: Schema('s', (Feature('a', 'ids', separator='|', width=2),), group='a'),
+      "samples have several values of 'a'",
+    ),
     (lambda: Schema('s', ()), 'has no features'),
     (lambda: Schema('s', (Feature('a'),), files={'all': 'x'}), "'train' is needed"),
     (

@@ -1,8 +1,10 @@
 """Counts of reads, against a loop over samples."""
 
+import types
+
 import numpy as np
 
-from ctr_jax.data import statistics, synthetic
+from ctr_jax.data import schema, statistics, synthetic
 
 
 def test_counts_are_those_of_a_loop(monkeypatch):
@@ -23,3 +25,14 @@ def test_counts_are_those_of_a_loop(monkeypatch):
   assert found.keys() == want.keys()
   for table, reads in want.items():
     np.testing.assert_array_equal(found[table], reads)
+
+
+def test_an_empty_list_reads_row_0_as_a_model_does():
+  lists = np.int32([[3, 2], [-1, -1], [-1, -1], [3, -1]])
+  features = (schema.Feature('tags', 'ids', separator='|', width=2),)
+  source = types.SimpleNamespace(
+    rows={'tags': 4}, schema=schema.Schema('lists', features),
+    num_samples=lambda split: len(lists),
+    read=lambda split, names, start, stop: {'tags': lists[start:stop]},
+  )  # fmt: skip
+  np.testing.assert_array_equal(statistics.counts(source)['tags'], [2, 0, 1, 2])

@@ -201,6 +201,13 @@ def test_aukc():
   assert importance.aukc([3, 9, 5], [0.75] * 3) == pytest.approx(0.75, rel=1e-12)
 
 
+@pytest.mark.parametrize('method', ALL)
+def test_a_split_without_samples_is_refused(method):
+  empty = synthetic.Synthetic(synthetic.small(samples=(1_000, 0, 300)))
+  with pytest.raises(ValueError, match=r"'valid' of .* has no samples"):
+    method(*build(), empty, 'valid')
+
+
 def test_errors_say_what_is_wrong():
   built = build()
   with pytest.raises(ValueError, match="metric is one of log_loss, auc, got 'gauc'"):

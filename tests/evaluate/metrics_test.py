@@ -154,6 +154,21 @@ def test_summary():
   assert metrics.summary(labels, logits).keys() == {'auc', 'log_loss', 'calibration'}
 
 
+def test_users_who_are_not_known_are_no_group():
+  # A score that only knows the user says nothing within one; row 0 is of many users.
+  rng = np.random.default_rng(3)
+  user, taste = rng.integers(1, 401, 4000), rng.normal(size=401)
+  labels = (rng.random(4000) < 1 / (1 + np.exp(-2 * taste[user]))).astype(int)
+  row = np.where(user > 200, 0, user)
+  assert metrics.gauc(labels, taste[user], row).value > 0.6
+  found = metrics.summary(labels, taste[user], row)
+  assert found['gauc'] == 0.5
+  own = metrics.gauc(labels[row > 0], taste[user][row > 0], row[row > 0])
+  assert found['gauc_share'] == own.rows / 4000
+  for nobody in (np.zeros(4000, np.int32), np.arange(4000)):  # Nor has one sample an AUC.
+    assert metrics.summary(labels, taste[user], nobody).keys() == {'auc', 'log_loss', 'calibration'}
+
+
 @pytest.mark.parametrize('measure', [metrics.auc, metrics.log_loss, metrics.calibration])
 def test_errors_say_what_is_wrong(measure):
   with pytest.raises(ValueError, match=r'equally long, got shapes \(2,\) and \(3,\)'):

@@ -60,26 +60,15 @@ def test_a_ranking_is_made_once(setting, monkeypatch):
 
 def test_costs_are_of_the_full_model_that_they_were_measured_on(setting, monkeypatch):
   first = setting.costs()
+  other = dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=5))
+  beside = other.costs()
   monkeypatch.setattr(selection.costs_lib, 'measure', None)
-  assert setting.costs() == first
+  assert (
+    setting.costs() == first
+  )  # Times are not measured alike twice, and prices are made of them.
+  assert other.costs() == beside
   with pytest.raises(TypeError):
     dataclasses.replace(setting, full=dataclasses.replace(FULL, dim=8)).costs()
-
-
-def test_costs_of_several_full_models_stand_beside_each_other(setting, tmp_path, monkeypatch):
-  measured = []
-
-  def measure(model, arrays, source):
-    measured.append(model.width)
-    return {n: selection.costs_lib.Cost(1e-6 * len(measured), 10.0, 10.0) for n in model.columns}
-
-  monkeypatch.setattr(selection.costs_lib, 'measure', measure)
-  monkeypatch.setattr(selection.state, 'create', lambda *_: SimpleNamespace(tables=None))
-  one = dataclasses.replace(setting, folder=tmp_path)
-  settings = [dataclasses.replace(one, full=dataclasses.replace(FULL, dim=d)) for d in (4, 6, 8)]
-  first = [x.costs() for x in settings]
-  assert [x.costs() for x in settings] == first  # A run that goes on has the prices that it had.
-  assert measured == [4, 6, 8]
 
 
 def test_fscd_prices_every_table_by_what_it_costs(setting):
@@ -174,6 +163,10 @@ def test_a_limit_leaves_features_of_shared_tables_out_by_name(setting, monkeypat
   source = SimpleNamespace(schema=schema.Schema('shared', features))
   costs = {name: selection.costs_lib.Cost(1.0, 10.0, 1) for name in shared}
   monkeypatch.setattr(selection.Setting, 'costs', lambda self: costs)
-  choose = feature_selection._within(dataclasses.replace(setting, source=source), 'bytes', 0.7)
-  assert choose({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
-  assert choose({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user', 'previous']
+  setting = dataclasses.replace(setting, source=source)
+  choose = {cost: feature_selection._within(setting, cost, 0.7) for cost in feature_selection.COSTS}
+  assert choose['time']({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
+  assert choose['time']({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user', 'previous']
+  # A table that one feature reads is stored whole, and the next one has it for nothing.
+  assert choose['bytes']({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
+  assert choose['bytes']({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user']

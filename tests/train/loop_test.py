@@ -51,6 +51,13 @@ def test_a_step_from_drawn_and_restored_arrays_is_compiled_once():
   assert mixed._cache_size() == 2  # What it is held for.
 
 
+def test_what_is_monitored_is_measured(tmp_path):
+  program = step_lib.program(model(), RECIPE)
+  asked = run(tmp_path, program, lambda state: {'auc': 0.5, 'log_loss': 0.7}, monitor='gauc')
+  with pytest.raises(ValueError, match=r"'gauc' is to be monitored, .* measures auc, log_loss"):
+    asked.validate(None, loop.Position())
+
+
 def test_an_epoch_without_improvement_compiles_nothing(tmp_path):
   program = step_lib.program(model(), RECIPE)
   compiled = []

@@ -102,6 +102,12 @@ def test_training_ends_at_a_look():
     dataclasses.replace(FAST, steps=5, every=4)
 
 
+@pytest.mark.parametrize('name', ['dim', 'layers', 'fanout'])
+def test_sizes_are_at_least_one(name):
+  with pytest.raises(ValueError, match=f'{name}=0.*at least 1'):
+    dataclasses.replace(FAST, **{name: 0})
+
+
 def test_missing_values_score_nothing_and_finished_folders_are_opened(tmp_path):
   found = planted()[0]
   config = dataclasses.replace(FAST, method='dot', steps=20)

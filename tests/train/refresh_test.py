@@ -91,6 +91,28 @@ def test_nodes_are_matched_by_value(before):
   np.testing.assert_allclose(half, (np.asarray(fresh) + full) / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize('order', ['in place', 'moved'])
+def test_pairs_stay_held_out_where_tables_grow_and_rows_move(before, order, tmp_path, monkeypatch):
+  old, (counted,) = SOURCE.rows['user'], of(0, 0)
+  row = np.arange(old) if order == 'in place' else (np.arange(old) * 7 + 3) % (old + 5)
+  moved = np.full(old + 5, -1)  # The rows of category are other nodes then.
+  moved[row] = np.arange(old)
+  assert len(set(row.tolist())) == old
+  counted = counted._replace(u=row[counted.u].astype(np.int32))
+  now = graph.build([counted], TABLES, {**SOURCE.rows, 'user': old + 5}, 0.3)
+  want = graph.held_out(graph_of(0, 0), 0.3, 0)
+  assert 0 < want.sum() < len(want)
+
+  def untrained(given, *rest):
+    np.testing.assert_array_equal(graph.held_out(given, 0.3, 0), want)
+    encoder = pcf_gnn.init(pcf_gnn.model('gnn', given.nodes, 1, 3, 1), jax.random.key(0))['encoder']
+    return before._replace(graph=given._replace(graph=None), encoder=encoder)
+
+  monkeypatch.setattr(pretrain, 'pretrain', untrained)
+  one = refresh.refresh(before, now, CONFIG, tmp_path, 0, moved={'user': moved})
+  refresh.refresh(one, now, CONFIG, tmp_path, 0)  # And so from there.
+
+
 def test_what_cannot_go_on_is_refused(before):
   now = graph_of(1, 3)
   with pytest.raises(ValueError, match='same pairs in the same order'):
