@@ -156,8 +156,8 @@ def _hot(chosen: _Choices) -> Task:
     if hot > 0:
       own = compress.match(name, rules)
       rules.insert(0, (pattern, compress.partition((0, hot), (own, own))))
-      pattern += '/part_1'
-    placements.insert(0, (pattern + '.*', placement.host()))
+      pattern += '/part_1.*'
+    placements.insert(0, (pattern, placement.host()))
   return task._replace(rules=tuple(rules), placements=tuple(placements))
 
 

@@ -134,6 +134,18 @@ def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
     choosing.plan(task._replace(host_limit=1000))
 
 
+def test_a_table_that_goes_to_the_host_takes_no_other_of_a_longer_name_along():
+  user, more = schema.Feature('user'), schema.Feature('user_age')
+  placements = (('user_age', placement.replicated()),)
+  task = small(
+    schema=schema.Schema('s', (user, more)), rows={'user': 10_000, 'user_age': 101},
+    mesh={'data': 1, 'model': 1}, limit=60_000, net=models.NETS['lr'](), batch=64,
+    placements=placements,
+  )  # fmt: skip
+  where = {x.name: x.where.split for x in choosing.plan(task).lines}
+  assert where == {'user': 'host', 'user_age': 'nothing'}
+
+
 TRILLION = (
   f'--schema={PROJECT}/launch/trillion.toml', '--dim=128', '--batch_size=65536', '--device=v5e',
   '--mesh=16x16',
