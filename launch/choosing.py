@@ -36,7 +36,7 @@ def plan(task: Task) -> Plan:
     ValueError: it cannot fit, with what would help.
   """
   share = task.batch // task.devices
-  if share * task.devices != task.batch or not share:
+  if share * task.devices != task.batch or share < 1:
     raise ValueError(
       f'--batch_size={task.batch} cannot be split over {task.devices} devices: use a multiple.'
     )

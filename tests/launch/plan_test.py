@@ -181,6 +181,7 @@ def test_a_trillion_parameters_in_float32_are_refused_with_what_helps():
 REFUSED = (
   ((f'--schema={PROJECT}/launch/trillion.toml', '--mesh=16'), '--mesh=16: it is DATAxMODEL'),
   ((*TRILLION[:2], '--batch_size=1000', '--mesh=16x16'), 'cannot be split over 256 devices'),
+  ((*TRILLION[:1], '--batch_size=-8', '--mesh=1x8'), '--batch_size=-8 cannot be split over 8'),
   (('--mesh=1x1',), 'Give --schema=FILE.toml'),
   ((*TRILLION[:1], '--mesh=1x1', '--rows=shop'), '--rows=shop: it is TABLE:ROWS'),
   ((*TRILLION[:1], '--mesh=1x1', '--rows=shops:3'), 'there is no table shops'),
