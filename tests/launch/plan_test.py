@@ -146,6 +146,13 @@ def test_a_table_that_goes_to_the_host_takes_no_other_of_a_longer_name_along():
   assert where == {'user': 'host', 'user_age': 'nothing'}
 
 
+def test_devices_that_cannot_share_lanes_evenly_split_what_they_can():
+  task = small(mesh={'data': 3, 'model': 2}, batch=252, limit=230_000)
+  assert ('rows', ('model',), 1) in [x.where for x in choosing.plan(task).lines]
+  with pytest.raises(ValueError, match='split as far as 6 devices can share 512 lanes evenly'):
+    choosing.plan(task._replace(limit=1000, recipe=optimizers.Optimizer(mode='dense').recipe()))
+
+
 TRILLION = (
   f'--schema={PROJECT}/launch/trillion.toml', '--dim=128', '--batch_size=65536', '--device=v5e',
   '--mesh=16x16',
