@@ -126,3 +126,9 @@ def test_a_table_of_the_host_is_not_restored_with_other_rows(tmp_path, more):
   with pytest.raises(ValueError, match=words):
     other.restore('last', like)
   other.close()
+
+
+def test_the_dense_mode_refuses_rows_that_are_written_in_a_way_of_their_own():
+  rules = (('user', compress.cast('float16', 'stochastic')), *RULES)
+  with pytest.raises(ValueError, match="'user' is rounded in a way of its own"):
+    step_lib.program(other_model(rules), RECIPE._replace(rows=None)).like()
