@@ -11,6 +11,7 @@ Nothing is allocated.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -36,7 +37,7 @@ def plan(task: Task) -> Plan:
     ValueError: it cannot fit, with what would help.
   """
   share = task.batch // task.devices
-  if share * task.devices != task.batch or not share:
+  if share * task.devices != task.batch or share < 1:
     raise ValueError(
       f'--batch_size={task.batch} cannot be split over {task.devices} devices: use a multiple.'
     )
@@ -89,14 +90,21 @@ class _Choices:
     leaf, found = self.model.layout.arrays[name], {}
     given = next((x for p, x in self.task.placements if re.fullmatch(p, name)), None)
     wanted = CHOICES if given is None else {'given': given}
-    if given is None and self.task.mesh['model'] == 1:
-      wanted = {k: x for k, x in CHOICES.items() if k != 'rows:model'}
+    if given is None:
+      wanted = {k: x for k, x in CHOICES.items() if self.evenly(x)}
+      if self.task.mesh['model'] == 1:
+        wanted.pop('rows:model')
     for label, where in wanted.items():
       where = placement.of(name, leaf, [('.*', where)])
       found[label] = (where, self.cost(name, leaf, where))
       if not leaf.by_row:
         break
     return found
+
+  def evenly(self, where: placement.Placement) -> bool:
+    """Whether the devices that it is split over can share the lanes of rows evenly."""
+    parts = math.prod(self.task.mesh[axis] for axis in where.over)
+    return placement.LANES % parts == 0
 
   def cost(self, name, leaf, where) -> costs.Cost:
     task, rules = self.task, [('.*', where)]
@@ -156,8 +164,8 @@ def _hot(chosen: _Choices) -> Task:
     if hot > 0:
       own = compress.match(name, rules)
       rules.insert(0, (pattern, compress.partition((0, hot), (own, own))))
-      pattern += '/part_1'
-    placements.insert(0, (pattern + '.*', placement.host()))
+      pattern += '/part_1.*'
+    placements.insert(0, (pattern, placement.host()))
   return task._replace(rules=tuple(rules), placements=tuple(placements))
 
 
@@ -165,8 +173,11 @@ def _refuse(chosen):
   """Raises, unless the host may take what finds no room."""
   task, short = chosen.task, report.size(chosen.total())
   need = -(-task.devices * chosen.total() // task.limit)
+  far = f'over all {task.devices}'
+  if not chosen.evenly(CHOICES['rows:data+model']):
+    far = f'as far as {task.devices} devices can share {placement.LANES} lanes evenly'
   sentence = (
-    f'A device would hold {short} with every table split over all {task.devices}, and may hold '
+    f'A device would hold {short} with every table split {far}, and may hold '
     f'{report.size(task.limit)}. It fits about {need:,} of them; or store shorter values '
     "(--rules '.*=cast(bfloat16, stochastic)'), fewer rows (hash_trick), or use a smaller batch."
   )

@@ -24,6 +24,16 @@ from launch.workers import Ended, Workers
 
 PLACES = {'slurm': slurm, 'jobset': jobset, 'skypilot': skypilot}
 _REPORT = commands.Row('report', '', '')
+_OWN = {
+  'devices': ('local',),
+  'jobs': ('local', 'slurm', 'jobset'),
+  'accelerators': tuple(PLACES),
+  'image': ('jobset', 'skypilot'),
+  'volume': ('jobset', 'skypilot'),
+  'node_selector': ('jobset',),
+  'place_flags': tuple(PLACES),
+}
+"""Flags that are of some places alone, and of which."""
 
 
 def local(sweep: commands.Plan, slots: list[dict[str, str]]) -> int:
@@ -125,6 +135,17 @@ def _slots(options):
   return [{'CUDA_VISIBLE_DEVICES': d, 'TPU_VISIBLE_DEVICES': d} | one_chip for d in devices]
 
 
+def _check_place(options):
+  """Refuses flags that would do nothing."""
+  for name, places in _OWN.items():
+    given = getattr(options, name)
+    if given and options.place not in places:
+      raise ValueError(
+        f'--{name}={given} does nothing with --place={options.place}: it is for '
+        f'{", ".join(places)}. Leave it out.'
+      )
+
+
 def _say(text):
   print(text, file=sys.stderr, flush=True)
 
@@ -142,7 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     flag(f'--{name}', help=f"the experiment's --{name}")
   flag('--place', choices=('local', *PLACES), default='local', help='where rows are trained')
   flag('--dry_run', action='store_true', help='print what would be run or submitted, and end')
-  flag('--jobs', type=int, help='rows at a time; default: one here, all of them on a cluster')
+  flag(
+    '--jobs', type=int,
+    help='rows at a time; default: one here, all of them on a cluster; SkyPilot takes all',
+  )  # fmt: skip
   flag('--devices', default='', help='local: numbers of accelerators, as 0,1,2,3: a row on each')
   flag(
     '--accelerators',
@@ -180,6 +204,7 @@ def main(arguments: list[str]) -> int:
       f'--hosts={options.hosts}: rows of several hosts are for clusters (--place); here, start an '
       'experiment with --coordinator, --processes and --process.'
     )
+  _check_place(options)
   sweep = commands.of(commands.module_of(options.experiment, flags), flags)
   if options.place == 'local':
     slots = _slots(options)

@@ -111,12 +111,19 @@ def copied(
 
 
 def extended(
-  table: str, old: predict.Model, new: predict.Model, arrays: Mapping[str, Any]
+  table: str,
+  old: predict.Model,
+  new: predict.Model,
+  arrays: Mapping[str, Any],
+  moved: np.ndarray,
 ) -> Carried | None:
   """What is stored with more links at the end of its chain; None if that is not what is asked.
 
+  Args:
+    table, old, new, arrays, moved: see `copied`.
+
   Raises:
-    ValueError: the table's rows change at the same time.
+    ValueError: the table's rows change, or move, at the same time.
   """
   one, other = technique(old, table), technique(new, table)
   first, last = ([] if x is None else _links(x) for x in (one, other))
@@ -124,7 +131,7 @@ def extended(
   same = codec_lib.describe(last[:length]) == codec_lib.describe(first)
   if not first or length >= len(last) or not same:
     return None
-  if old.rows[table] != new.rows[table]:
+  if not np.array_equal(moved, np.arange(old.rows[table])):
     raise ValueError(
       f'Table {table!r} gets other rows and links at the end of its chain ({other} after {one}): '
       'grow the rows first, and then, from that state, add the links.'

@@ -97,6 +97,18 @@ def _dealt(model, lanes, tree, like):
   return tree
 
 
+def _check_host(folder, state, like):
+  """Refuses tables of the host with other shapes: orbax restores those as they were saved."""
+  for name, wanted in like.tables.items():
+    found = state.tables[name]
+    if isinstance(wanted, np.ndarray) and found.shape != wanted.shape:
+      raise ValueError(
+        f'The checkpoint in {folder} has array {name!r} of shape {list(found.shape)}, and the '
+        f'model wants {list(wanted.shape)}: restore it into a model with the rows that it was '
+        'saved with, and go on from there: train.grow.'
+      )
+
+
 def _like(x, wanted):
   """`x` where `wanted` lies."""
   if isinstance(wanted, np.ndarray):
@@ -229,6 +241,7 @@ class Checkpoints:
     )
     tree = _dealt(self._model, lanes, restored['state'], like)
     state, position = _native(self._model, like, tree), restored['position']
+    _check_host(manager.directory, state, like)
     return self._deltas.restore(state, position) if kind == 'last' else (state, position)
 
   def _saved_lanes(self, manager, step):

@@ -213,7 +213,7 @@ def _table(log, table, old, new, arrays, drawn, moved):
     return 'reset', carry.Carried(own, {}, reason)
   where = _moved(table, old.rows[table], new.rows[table], moved.get(table))
   exchanged = _exchanged(table, old, new)
-  found = carry.extended(table, old, new, arrays) if exchanged else None
+  found = carry.extended(table, old, new, arrays, where) if exchanged else None
   if found is None:
     found = carry.copied(table, old, new, arrays, drawn, where)
     if not isinstance(found, str):

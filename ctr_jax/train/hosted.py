@@ -149,6 +149,25 @@ def program(
   return step_lib.Program(create, like, batch, step, _scorer(on))
 
 
+def placed(
+  state: state_lib.State,
+  where: state_lib.State,
+  names: tuple[str, ...],
+  put: Callable[[Any, Any], jax.Array],
+) -> state_lib.State:
+  """A state whose arrays `names` are the host's own, and of the others put(array, its place)."""
+
+  def rest(tree):
+    both = tree.tables, tree.slots
+    tables, slots = ({n: x for n, x in y.items() if n not in names} for y in both)
+    return tree._replace(tables=tables, slots=slots)
+
+  found = jax.tree.map(put, rest(state), rest(where))
+  tables = {n: np.array(state.tables[n]) for n in names}
+  slots = {n: jax.tree.map(np.array, state.slots[n]) for n in names if n in state.slots}
+  return found._replace(tables=found.tables | tables, slots=found.slots | slots)
+
+
 def _scorer(on):
   def prepare(columns):
     return on.prepared(columns, lambda inner: inner.scorer.prepare)

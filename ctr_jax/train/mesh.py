@@ -231,15 +231,16 @@ def create(
 def placed(
   cluster: Cluster, model: predict.Model, recipe: state_lib.Recipe, state: state_lib.State
 ) -> state_lib.State:
-  """A state whose arrays are whole on this process → the same on the mesh."""
+  """A state whose arrays are whole on this process → the same on the mesh and on its host."""
 
   def put(x, where):
     if isinstance(x, jax.Array) and x.sharding == where:
       return x
-    x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+    return jax.make_array_from_callback(x.shape, where, np.asarray(x).__getitem__)
 
-  return jax.tree.map(put, state, shardings(cluster, model, recipe))
+  host = placement.on_host(model.layout, cluster.rules)
+  where = shardings(cluster._replace(rules=placement.off_host(cluster.rules)), model, recipe)
+  return hosted.placed(state, where, host, put)
 
 
 def fetched(tree: Any) -> Any:

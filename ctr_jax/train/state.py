@@ -66,6 +66,11 @@ def dense(model: predict.Model, recipe: Recipe) -> tuple[str, ...]:
         f'Array {name!r} is trained as it is stored ({jnp.dtype(dtype).name} codes), which only a '
         'row optimizer can do: give the recipe one in place of the dense mode.'
       )
+    if model.layout.arrays[name].store is not None:
+      raise ValueError(
+        f'Array {name!r} is rounded in a way of its own when its rows are written, which only a '
+        "row optimizer does: give the recipe one in place of the dense mode, or cast to 'nearest'."
+      )
   return tuple(names)
 
 

@@ -134,6 +134,25 @@ def test_what_finds_no_room_keeps_its_hottest_rows_on_the_devices():
     choosing.plan(task._replace(host_limit=1000))
 
 
+def test_a_table_that_goes_to_the_host_takes_no_other_of_a_longer_name_along():
+  user, more = schema.Feature('user'), schema.Feature('user_age')
+  placements = (('user_age', placement.replicated()),)
+  task = small(
+    schema=schema.Schema('s', (user, more)), rows={'user': 10_000, 'user_age': 101},
+    mesh={'data': 1, 'model': 1}, limit=60_000, net=models.NETS['lr'](), batch=64,
+    placements=placements,
+  )  # fmt: skip
+  where = {x.name: x.where.split for x in choosing.plan(task).lines}
+  assert where == {'user': 'host', 'user_age': 'nothing'}
+
+
+def test_devices_that_cannot_share_lanes_evenly_split_what_they_can():
+  task = small(mesh={'data': 3, 'model': 2}, batch=252, limit=230_000)
+  assert ('rows', ('model',), 1) in [x.where for x in choosing.plan(task).lines]
+  with pytest.raises(ValueError, match='split as far as 6 devices can share 512 lanes evenly'):
+    choosing.plan(task._replace(limit=1000, recipe=optimizers.Optimizer(mode='dense').recipe()))
+
+
 TRILLION = (
   f'--schema={PROJECT}/launch/trillion.toml', '--dim=128', '--batch_size=65536', '--device=v5e',
   '--mesh=16x16',
@@ -169,6 +188,7 @@ def test_a_trillion_parameters_in_float32_are_refused_with_what_helps():
 REFUSED = (
   ((f'--schema={PROJECT}/launch/trillion.toml', '--mesh=16'), '--mesh=16: it is DATAxMODEL'),
   ((*TRILLION[:2], '--batch_size=1000', '--mesh=16x16'), 'cannot be split over 256 devices'),
+  ((*TRILLION[:1], '--batch_size=-8', '--mesh=1x8'), '--batch_size=-8 cannot be split over 8'),
   (('--mesh=1x1',), 'Give --schema=FILE.toml'),
   ((*TRILLION[:1], '--mesh=1x1', '--rows=shop'), '--rows=shop: it is TABLE:ROWS'),
   ((*TRILLION[:1], '--mesh=1x1', '--rows=shops:3'), 'there is no table shops'),

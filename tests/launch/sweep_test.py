@@ -147,6 +147,18 @@ def test_a_label_is_found_exactly(label):
     (['--experiment=precision', '--', '--only', 'one'], "'one' after --: give a flag and its"),
     (['--experiment=precision', '--', '-only=one'], "'-only=one' after --: give a flag and its"),
     (['--experiment=precision', '--jobs=0'], '--jobs=0: at least one'),
+    (
+      ['--experiment=precision', '--dry_run', '--image=a'],
+      '--image=a does nothing with --place=lo',
+    ),
+    (
+      ['--experiment=precision', '--dry_run', '--place=skypilot', '--jobs=2'],
+      '--jobs=2 does nothing with --place=skypilot: it is for local, slurm, jobset',
+    ),
+    (
+      ['--experiment=precision', '--dry_run', '--place=slurm', '--devices=0'],
+      '--devices=0 does nothing with --place=slurm: it is for local',
+    ),
     (['--experiment=precision', '--hosts=2'], 'start an experiment with --coordinator'),
   ],
 )

@@ -164,13 +164,14 @@ def test_new_rows_may_go_on_from_the_unseen():
 LONG = pytest.mark.long
 INT8 = compress.int_quantize(8)
 HASHED = compress.multi_hash(7)
+HASHED_INT8 = compress.chain(HASHED, INT8)
 
 
 @pytest.mark.parametrize(
   'before, after, exact',
   [
     (compress.identity(), HASHED, False),
-    (HASHED, compress.chain(HASHED, INT8), False),
+    (HASHED, HASHED_INT8, False),
     pytest.param(compress.identity(), INT8, False, marks=LONG),
     pytest.param(compress.identity(), compress.multi_hash(20), True, marks=LONG),
     pytest.param(compress.fscd(1e-3), compress.identity(), True, marks=LONG),
@@ -217,6 +218,12 @@ def test_what_cannot_be_carried_over_is_named_all_at_once_and_may_be_accepted():
   assert (report.of('item').what, report.of('net').what) == ('re-encoded', 'reset')
   assert report.of('user').what == 'kept'
   logits(new, grown, batch((*SOME, SHOP)))
+
+
+def test_rows_do_not_move_while_links_are_added():
+  old, new = (model((ITEM,), rules=(('item', x), *ALL)) for x in (HASHED, HASHED_INT8))
+  backwards = np.append(0, np.arange(19, 0, -1))
+  refused('gets other rows and links at the end', old, new, moved={'item': backwards})
 
 
 def test_what_makes_no_sense_is_refused():

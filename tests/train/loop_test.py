@@ -21,9 +21,14 @@ RECIPE = state_lib.Recipe(optax.adam(1e-3), rowwise.sgd(0.01))
 
 @functools.cache
 def model():
+  return other_model()
+
+
+def other_model(rules=RULES, **rows):
   source = worker.tiny()
   net = models.NETS['dnn'](hidden=(4,))
-  return predict.build(source.schema, source.rows, RULES, net, 4, leaf.normal(0.1), stack.apart)
+  sizes = source.rows | rows
+  return predict.build(source.schema, sizes, rules, net, 4, leaf.normal(0.1), stack.apart)
 
 
 def run(folder, program, validate, *, seed=0, **schedule):
@@ -111,3 +116,26 @@ def test_a_loss_that_is_not_finite_is_said_wherever_tables_are(tmp_path, on_host
   )
   with pytest.raises(loop.Diverged, match='Lower the learning rate'):
     run(tmp_path, program, worse_each_time).fit()
+
+
+@pytest.mark.parametrize('more', [-1, 1])
+def test_a_table_of_the_host_is_not_restored_with_other_rows(tmp_path, more):
+  def begun(built):
+    on_host = hosted.program(built, RECIPE, ('user',), lambda x: step_lib.program(x, RECIPE))
+    return checkpoint.Checkpoints(tmp_path, built, {}), on_host.like()
+
+  saved, like = begun(model())
+  saved.save('last', jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), {})
+  saved.close()
+  rows = model().rows['user']
+  other, like = begun(other_model(user=rows + more))
+  words = rf"'user' of shape \[{rows}, 4\].* wants \[{rows + more}, 4\]"
+  with pytest.raises(ValueError, match=words):
+    other.restore('last', like)
+  other.close()
+
+
+def test_the_dense_mode_refuses_rows_that_are_written_in_a_way_of_their_own():
+  rules = (('user', compress.cast('float16', 'stochastic')), *RULES)
+  with pytest.raises(ValueError, match="'user' is rounded in a way of its own"):
+    step_lib.program(other_model(rules), RECIPE._replace(rows=None)).like()

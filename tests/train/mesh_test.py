@@ -190,6 +190,25 @@ def test_placements_that_cannot_be_are_refused_in_words(rules, words):
     mesh.program(on, small.build(on.layout), small.RECIPE)
 
 
+def test_a_state_is_placed_on_the_mesh_and_on_its_host():
+  on = cluster(1, 2, HOST)
+  built = small.build(on.layout)
+  shapes = jax.eval_shape(lambda: state_lib.init(built, small.RECIPE, 0))
+  state = jax.tree.map(lambda x: np.arange(x.size, dtype=x.dtype).reshape(x.shape), shapes)
+  found = mesh.placed(on, built, small.RECIPE, state)
+  jax.tree.map(np.testing.assert_array_equal, found, state)
+  like = mesh.program(on, built, small.RECIPE).like()
+
+  def same_place(one, other):
+    if isinstance(other, np.ndarray):
+      assert isinstance(one, np.ndarray) and one.flags.writeable  # Steps change it in place.
+    else:
+      assert one.sharding == other.sharding
+
+  jax.tree.map(same_place, (found.tables, found.slots), (like.tables, like.slots))
+  assert isinstance(found.slots['user']['sum'], np.ndarray)
+
+
 def test_the_dense_mode_and_split_tables_do_not_go_together():
   on = cluster(1, 8)
   dense = small.RECIPE._replace(rows=None)
