@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ctr_jax import lists as lists_lib
 from ctr_jax.compress import codec as codec_lib
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.tables import leaf as leaf_lib
@@ -55,11 +56,12 @@ class Inputs(NamedTuple):
   Attributes:
     index: path of a stored leaf → int32 index into its physical array.
     values: feature → float32, for numeric features their value [batch], for multi-valued ones the
-      mask [batch, width]; other features do not appear.
+      mask [batch, width], or where their padding is left out `lists.Lists`; other features do not
+      appear.
   """
 
   index: dict[str, np.ndarray]
-  values: dict[str, np.ndarray]
+  values: dict[str, np.ndarray | lists_lib.Lists]
 
 
 def build(
@@ -98,13 +100,16 @@ def build(
   return Model(kept, dict(rows), codec, layout(codec.plan), net, width, tuple(rules))
 
 
-def _reads(feature, column, rows):
-  """A feature's column → (ids [batch] or [batch, width], values or None)."""
+def _reads(feature, column, rows, flat):
+  """A feature's column → (ids [batch], [batch, width] or [reads], values or None)."""
   if feature.kind == 'numeric':  # Row 1 times the value; row 0 stands for a missing one.
     missing = np.isnan(column)
     return (~missing).astype(np.int32), np.where(missing, 1, column).astype(np.float32)
   ids, mask = column, None
-  if feature.kind == 'ids':
+  found = flat(feature.name, column) if flat and feature.kind == 'ids' else None
+  if found:
+    ids, mask = found
+  elif feature.kind == 'ids':
     present = column >= 0
     mask = present.astype(np.float32)
     # An empty list reads row 0, as every missing value does; padding reads the list's first row
@@ -126,6 +131,7 @@ def inputs(
   model: Model,
   batch: Mapping[str, np.ndarray],
   fetched: Mapping[str, np.ndarray] | None = None,
+  flat: lists_lib.Flat | None = None,
 ) -> Inputs:
   """Columns of a batch → indices and values, on the host.
 
@@ -134,6 +140,7 @@ def inputs(
     batch: feature name → column, as `Source.read` gives it.
     fetched: array → its rows, ascending, that were fetched and stand for it: indices are then
       their places.
+    flat: leaves out the padding of lists.
 
   Raises:
     ValueError: an id is outside its table.
@@ -141,7 +148,7 @@ def inputs(
   ids: dict[str, list[np.ndarray]] = {}
   values = {}
   for feature in model.features:
-    found, value = _reads(feature, batch[feature.name], model.rows[feature.table])
+    found, value = _reads(feature, batch[feature.name], model.rows[feature.table], flat)
     ids.setdefault(feature.table, []).append(found.reshape(-1))
     if value is not None:
       values[feature.name] = value
@@ -170,6 +177,8 @@ def _pool(feature, vectors, values):
   """Vectors of one feature's reads [batch · width, cols] → [batch, cols]."""
   if feature.kind == 'ids':
     mask = values[feature.name]
+    if isinstance(mask, lists_lib.Lists):
+      return lists_lib.pool(vectors, mask)
     vectors = vectors.reshape(*mask.shape, -1) * mask[..., None]
     return vectors.sum(axis=1) / mask.sum(axis=1)[:, None]
   if feature.kind == 'numeric':
@@ -196,18 +205,32 @@ def _by_table(model, rows):
 
 def _samples(model, table, rows, values):
   """The sample of the batch that each read of a table is of, int32 [reads]."""
-  widths = _widths(model, table, values)
   plan = leaf_lib.flatten(model.codec.plan[table])
   read = [x for path, x in leaf_lib.flatten(rows).items() if plan[path].by_row]
-  batch = read[0].shape[0] // sum(widths)
-  order = [jax.lax.broadcasted_iota(jnp.int32, (batch, w), 0).reshape(-1) for w in widths]
+  sizes = _sizes(model, table, values, read[0].shape[0])
+  order = []
+  for name, size in sizes.items():
+    value = values.get(name)
+    if isinstance(value, lists_lib.Lists):
+      order.append(value.sample)
+    else:
+      shape = value.shape if getattr(value, 'ndim', 1) == 2 else (size, 1)
+      order.append(jax.lax.broadcasted_iota(jnp.int32, shape, 0).reshape(-1))
   return jnp.concatenate(order)
 
 
-def _widths(model, table, values):
-  """Reads per sample of each feature that reads a table."""
+def _sizes(model, table, values, reads):
+  """Feature → its share of the reads of a table, in the order in which `inputs` joined them."""
   sharing = [f for f in model.features if f.table == table]
-  return [values[f.name].shape[1] if f.kind == 'ids' else 1 for f in sharing]
+  sizes = {f.name: _listed(values[f.name]) for f in sharing if f.kind == 'ids'}
+  others = max(len(sharing) - len(sizes), 1)
+  batch = (reads - sum(sizes.values())) // others  # The others read a row for each sample.
+  return {f.name: sizes.get(f.name, batch) for f in sharing}
+
+
+def _listed(value):
+  """Reads of a multi-valued feature, padding included where it was left in."""
+  return value.sample.size if isinstance(value, lists_lib.Lists) else value.size
 
 
 def penalty(model: Model, rows: Mapping[str, jax.Array], *, step: jax.Array) -> Any:
@@ -218,16 +241,13 @@ def penalty(model: Model, rows: Mapping[str, jax.Array], *, step: jax.Array) -> 
 
 
 def _split(model, decoded, values):
-  """Reads by table → reads by feature, in the order in which `inputs` joined them."""
+  """Reads by table → reads by feature."""
   parts = {}
   for table, reads in decoded.items():
-    sharing = [f for f in model.features if f.table == table]
-    widths = _widths(model, table, values)
-    batch = reads.shape[0] // sum(widths)
-    sizes = [width * batch for width in widths]
+    sizes = _sizes(model, table, values, reads.shape[0])
     # One split, not a slice for each: the backward pass of a slice is as large as all reads.
-    split = jax.lax.split(reads, sizes) if len(sharing) > 1 else [reads]
-    parts |= {f.name: x for f, x in zip(sharing, split, strict=True)}
+    split = jax.lax.split(reads, list(sizes.values())) if len(sizes) > 1 else [reads]
+    parts |= zip(sizes, split, strict=True)
   return parts
 
 
@@ -303,8 +323,10 @@ def scorer(model: Model) -> Scorer:
     rows = gather_all(model, arrays, prepared.index)
     return logits(model, net, rows, prepared.values)[0]
 
+  # See `lists`. Sizes are this scorer's own: another one compiles for itself.
+  flat = lists_lib.Flat() if jax.default_backend() == 'cpu' else None
   jitted = jax.jit(score, compiler_options=compiler_options())
-  return Scorer(functools.partial(inputs, model), jitted)
+  return Scorer(functools.partial(inputs, model, flat=flat), jitted)
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str]:

@@ -13,7 +13,8 @@ LAYERS = {
   'tables': set(),
   'models': set(),
   'compress': {'tables'},
-  'predict': {'tables', 'compress.codec', 'data.schema'},
+  'lists': set(),
+  'predict': {'lists', 'tables', 'compress.codec', 'data.schema'},
   'graphs': {'data'},
   # Of compress no technique: `encode` takes any. Of models no net: `part` takes any.
   'train': {
@@ -35,6 +36,7 @@ FORBIDDEN = {
   'tables': {'flax', 'optax', 'orbax'} | ETL | PLOT,
   'models': {'optax', 'orbax', 'jraph'} | ETL | PLOT,
   'compress': {'flax', 'optax', 'orbax', 'jraph'} | ETL | PLOT,
+  'lists': {'flax', 'optax', 'orbax', 'jraph'} | ETL | PLOT,
   'predict': {'orbax', 'jraph'} | ETL | PLOT,
   'graphs': {'optax', 'orbax'} | ETL | PLOT,
   'train': {'jraph'} | ETL | PLOT,
