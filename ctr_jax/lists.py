@@ -48,14 +48,15 @@ class Flat:
     present[:, :1] = True
     at = np.flatnonzero(present)
     key = name, column.shape
-    size = self._sizes.get(key, 0 if 2 * len(at) > column.size else 1)
+    if key not in self._sizes:
+      self._sizes[key] = 0 if 2 * len(at) > column.size else 1
+    size = self._sizes[key]
     if size == 0:
-      self._sizes[key] = 0
       return None
-    if len(at) > size or key not in self._sizes:
+    if len(at) > size:
       step = max(batch // 4, 1)
       size = min(-(-(len(at) + step // 4) // step) * step, column.size)
-    self._sizes[key] = size
+      self._sizes[key] = size
     ids, sample = np.zeros(size, np.int32), np.full(size, batch, np.int32)
     found = column.reshape(-1)[at]
     ids[: len(at)] = np.where(found == -1, 0, found)
