@@ -95,7 +95,7 @@ def loaded(rows: np.ndarray, dtype: str) -> np.ndarray:
   """Stored values as what decodes compute with: float32 where they are floats."""
   if dtype == 'bfloat16':
     return (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
-  return rows.astype(np.float32) if dtype in ('float16', 'float32') else rows
+  return rows.astype(np.float32, copy=False) if dtype in ('float16', 'float32') else rows
 
 
 def text_of(manifest: Mapping[str, Any]) -> bytes:

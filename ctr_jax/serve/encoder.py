@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.data import values
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import pairs, raw_values, served, vocabulary
+from ctr_jax.serve import pairs, raw_values, remembered, served, vocabulary
 
 
 class Encoder:
@@ -29,9 +30,18 @@ class Encoder:
     bases = dict.fromkeys(x for how in made.values() for x in (how['first'], how['second']))
     own = [f.name for f in model.features if f.name not in made]
     self._features = [schema.feature(name) for name in dict.fromkeys([*own, *bases])]
-    self._widths = model.widths
-    self._find = {
-      f.name: _finder(artifact, f, described['all_rows'].get(f.table)) for f in self._features
+    self._encode = {}
+    for f in self._features:
+      find = _finder(artifact, f, described['all_rows'].get(f.table))
+      if f.kind == 'ids':  # Lists may come as such, and their elements come again.
+        find = remembered.Remembered(find)
+      self._encode[f.name] = functools.partial(
+        raw_values.encode, f, width=model.widths.get(f.name, 0), find=find
+      )
+    self._seen = {
+      f.name: remembered.Remembered(self._encode[f.name])
+      for f in self._features
+      if f.kind != 'numeric'  # Most numbers come once.
     }
     self._made = {
       name: (how['first'], how['second'], _maker(artifact, schema.feature(name), how))
@@ -47,16 +57,17 @@ class Encoder:
       BadInput: see `Scorer.predict`.
     """
     raw_values.check(columns, tuple(self.columns), self._known)
-    encoded = {
-      f.name: raw_values.encode(
-        f, columns[f.column], self._widths.get(f.name, 0), self._find[f.name]
-      )
-      for f in self._features
-    }
+    encoded = {f.name: self._column(f, columns[f.column]) for f in self._features}
     return encoded | {
       name: make(encoded[first], encoded[second])
       for name, (first, second, make) in self._made.items()
     }
+
+  def _column(self, feature, column):
+    # Of equal values of these types each is the same; 1, True and 1.0 are three, and lists no keys.
+    if feature.name in self._seen and set(map(type, column)) <= {str, int, type(None)}:
+      return self._seen[feature.name](column)
+    return self._encode[feature.name](column)
 
 
 def _finder(artifact, feature, rows) -> Callable[[Any], np.ndarray] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from ctr_jax.tables import trees
 
 
 def make(artifact: artifact_lib.Artifact, model: served.Model):
-  """`Inputs` → logits, float32 [B]. Batches are padded to powers of two, so few are compiled."""
-  del model
+  """Columns of B samples → logits, float32 [B].
+
+  Batches are padded to powers of two, so few are compiled.
+  """
   size = artifact.manifest['forward']['bytes']
   program = zlib.decompressobj().decompress(artifact.read(artifact_lib.FORWARD), size + 1)
   if len(program) != size:
@@ -29,7 +32,8 @@ def make(artifact: artifact_lib.Artifact, model: served.Model):
   )
   net = trees.nested(net)
 
-  def score(inputs: served.Inputs) -> np.ndarray:
+  def score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    inputs = served.inputs(model, columns)
     rows = len(next(iter(inputs.index.values())))
     spare = (1 << (rows - 1).bit_length()) - rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,13 +12,12 @@ from ctr_jax.serve import served
 
 
 def make(artifact: artifact_lib.Artifact, model: served.Model):
-  """`Inputs` → logits, float32 [B].
+  """Columns of B samples → logits, float32 [B].
 
   Raises:
     ValueError: the artifact has no ONNX graph; the sentence says why.
     ImportError: ONNX Runtime is not installed.
   """
-  del model
   without = artifact.manifest['onnx'].get('without')
   if without:
     raise ValueError(f'{artifact.folder} has no ONNX graph: {without}')
@@ -37,7 +37,8 @@ def make(artifact: artifact_lib.Artifact, model: served.Model):
     str(artifact.folder / artifact_lib.ONNX), options, providers=['CPUExecutionProvider']
   )
 
-  def score(inputs: served.Inputs) -> np.ndarray:
+  def score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    inputs = served.inputs(model, columns)
     fed = {f'index/{path}': x for path, x in inputs.index.items()}
     fed |= {f'values/{name}': x for name, x in inputs.values.items()}
     return session.run(['logit'], fed)[0]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ctr_jax.serve import artifact as artifact_lib
-from ctr_jax.serve import techniques
+from ctr_jax.serve import remembered, techniques
 from ctr_jax.tables import trees
 
 Made = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -23,10 +23,15 @@ Made = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def cross(find: Callable[[list[str]], np.ndarray]) -> Made:
   """(u, v) → ids, int32, by their texts."""
+  low = (1 << 32) - 1
+
+  def encode(keys):
+    return find([f'{k >> 32},{k & low}' if k else '' for k in keys])
+
+  seen = remembered.Remembered(encode, unknown=True)  # Most pairs are: rare ones have no id.
 
   def make(u, v):
-    pairs = zip(u.tolist(), v.tolist(), strict=True)
-    return find([f'{a},{b}' if a > 0 and b > 0 else '' for a, b in pairs])
+    return seen(np.where((u > 0) & (v > 0), key(u, v), np.uint64(0)).tolist())
 
   return make
 

@@ -19,7 +19,7 @@ __all__ = ['SCORERS', 'BadInput', 'Scorer', 'open']
 SCORERS = ('numpy', 'jax', 'onnx')
 """Who may score: the reference, the exported function under jit, ONNX Runtime."""
 
-Score = Callable[[served.Inputs], np.ndarray]
+Score = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 class Scorer:
@@ -76,10 +76,9 @@ class Scorer:
 
   def score(self, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
     """Encoded columns of B samples → logits, float32 [B]."""
-    inputs = served.inputs(self._model, encoded)
-    if not len(next(iter(inputs.index.values()))):
+    if not len(encoded[self._model.features[0].name]):
       return np.zeros(0, np.float32)
-    return self._score(inputs)
+    return self._score(encoded)
 
 
 def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:

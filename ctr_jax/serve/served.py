@@ -1,6 +1,7 @@
 """A model as its artifact describes it: which rows a batch reads, and what becomes of them.
 
 `inputs` is the counterpart of `predict.inputs`, `logits` of `predict.logits`; neither needs jax.
+They are for graphs of fixed form, where lists are padded; `numpy_scorer` leaves the padding out.
 Addresses are computed here, on the host, for every scorer: they are integers and the same bits
 everywhere, the values have to be looked up on the host anyway, and so no graph needs a hash.
 """
@@ -24,6 +25,7 @@ class Model(NamedTuple):
     features: those that are read, in the net's order.
     widths: elements of each `ids` feature.
     rows: table → rows of the full table.
+    width: of the vectors.
     codecs: table → how it is read.
     leaves: path → what is stored.
     net: description of the net.
@@ -32,6 +34,7 @@ class Model(NamedTuple):
   features: tuple[schema_lib.Feature, ...]
   widths: dict[str, int]
   rows: dict[str, int]
+  width: int
   codecs: dict[str, techniques.Codec]
   leaves: dict[str, techniques.Leaf]
   net: dict[str, Any]
@@ -63,6 +66,7 @@ def build(described: Mapping[str, Any], schema: schema_lib.Schema) -> Model:
     tuple(schema.feature(name) for name in described['features']),
     dict(described['widths']),
     dict(described['rows']),
+    described['width'],
     codecs,
     trees.flatten(plan),
     dict(described['net']),
@@ -98,12 +102,18 @@ def inputs(model: Model, columns: Mapping[str, np.ndarray]) -> Inputs:
       values[feature.name] = value
   index = {}
   for table, ids in reads.items():
-    address = {table: model.codecs[table].address(np.concatenate(ids, axis=1))}
-    for path, at in trees.flatten(address).items():
-      if at is not techniques.WHOLE:
-        # What reads nothing is told by a row too many, and masked after the gather.
-        index[path] = np.minimum(at, model.leaves[path].shape[0] - 1).astype(np.int32)
+    index |= addressed(model, table, np.concatenate(ids, axis=1))
   return Inputs(index, values)
+
+
+def addressed(model: Model, table: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+  """Rows of a table, int32 of any shape → path of each leaf that is read by row → int32 index."""
+  index = {}
+  for path, at in trees.flatten({table: model.codecs[table].address(ids)}).items():
+    if at is not techniques.WHOLE:
+      # What reads nothing is told by a row too many, and masked after the gather.
+      index[path] = np.minimum(at, model.leaves[path].shape[0] - 1).astype(np.int32)
+  return index
 
 
 def _reads(feature, column):

@@ -50,6 +50,11 @@ class Codec(NamedTuple):
   address: Callable[[np.ndarray], Any]
   decode: Callable[[Any, Any], Any]
 
+  @property
+  def is_plain(self) -> bool:
+    """Whether the table is stored as its vectors."""
+    return self.decode is _as_stored and self.plan.dtype == 'float32'
+
 
 def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
   """The codec of a described technique over a table.
@@ -71,8 +76,13 @@ def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
   return TECHNIQUES[name](leaf, **arguments)
 
 
+def _as_stored(xp, rows):
+  del xp
+  return rows
+
+
 def _same(leaf):
-  return Codec(leaf, lambda ids: ids, lambda xp, rows: rows)
+  return Codec(leaf, lambda ids: ids, _as_stored)
 
 
 def _identity(leaf):
@@ -269,7 +279,7 @@ def _low_rank(leaf, rank):
 
 def _cast(leaf, dtype, rounding):
   del rounding
-  return Codec(leaf._replace(dtype=dtype), lambda ids: ids, lambda xp, rows: rows)
+  return _same(leaf._replace(dtype=dtype))
 
 
 def _int_quantize(leaf, bits, offset):

@@ -57,13 +57,6 @@ def of_texts(arrays: Mapping[str, np.ndarray]) -> Callable[[Sequence[str]], np.n
   longest = int(np.diff(start).max(initial=0))
 
   def find(words):
-    if len(words) < 100:
-      return look_up(words)
-    distinct = list(dict.fromkeys(words))  # Texts repeat in a large batch.
-    found = dict(zip(distinct, look_up(distinct).tolist(), strict=True))
-    return np.fromiter(map(found.__getitem__, words), np.int32, len(words))
-
-  def look_up(words):
     encoded = np.zeros(len(words), np.int32)
     asked = [i for i, word in enumerate(words) if 0 < len(word) <= longest]
     if not asked or not len(hashes):

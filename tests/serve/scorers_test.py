@@ -11,7 +11,8 @@ import pytest
 
 from ctr_jax import compress, serve
 from ctr_jax.compress import hashing as jax_hashing
-from ctr_jax.serve import artifact, export, hashing
+from ctr_jax.data import schema as schema_lib
+from ctr_jax.serve import artifact, export, hashing, numpy_scorer, scorer, served
 from tests.serve import cases
 
 # Relative to the largest logit.
@@ -23,6 +24,14 @@ needs_onnx = pytest.mark.skipif(without_onnx, reason="onnx is an extra: 'ctr_jax
 def exported(data, folder, *chains, **net):
   made = cases.model(data[0], *chains, **net)
   return made, export.write(folder / 'model', *made, data[0])
+
+
+def by_row(folder):
+  """The NumPy scorer where no table is small enough to be decoded beforehand."""
+  opened = artifact.open_artifact(folder)
+  schema = schema_lib.Schema.from_dict(opened.manifest['schema'])
+  model = served.build(opened.manifest['model'], schema)
+  return scorer.Scorer(opened, model, numpy_scorer.make(opened, model, decoded=0))
 
 
 def check(data, folder):
@@ -37,6 +46,9 @@ def check(data, folder):
       assert found.dtype == np.float32
       error = np.abs(found - expected).max() / np.abs(expected).max()
       assert error <= tolerance, (name, error)
+  np.testing.assert_allclose(
+    by_row(folder).logits(columns), expected, rtol=0, atol=NUMPY * np.abs(expected).max()
+  )
   return expected
 
 
@@ -64,6 +76,28 @@ def test_what_is_served_is_what_is_evaluated(data, tmp_path):
   expected = cases.logits(model, stored, variables, encoded)
   found = check(data, folder)
   np.testing.assert_allclose(found, expected, atol=NUMPY * np.abs(expected).max())
+
+
+def test_large_batches_are_scored_as_small_ones(data, tmp_path):
+  _, folder = exported(data, tmp_path)
+  made, few = serve.open(folder), cases.by_column(data[1])
+  expected = np.tile(made.logits(few), 25)
+  assert len(expected) > 2 * numpy_scorer.TOGETHER
+  found = made.logits({name: column * 25 for name, column in few.items()})
+  np.testing.assert_allclose(found, expected, rtol=0, atol=NUMPY * np.abs(expected).max())
+
+
+def test_the_smallest_tables_are_decoded_and_no_more_than_told(data, tmp_path):
+  _, folder = exported(data, tmp_path, cases.CHAINS['multi_hash_int8'])
+  opened = artifact.open_artifact(folder)
+  schema = schema_lib.Schema.from_dict(opened.manifest['schema'])
+  model = served.build(opened.manifest['model'], schema)
+  rows = {name: model.rows[name] for name in ('user', 'item', 'tags')}
+  first, second, _ = sorted(rows, key=rows.get)
+  size = 4 * cases.DIM * (rows[first] + rows[second])
+  assert numpy_scorer.small(model, size) == [first, second]
+  assert numpy_scorer.small(model, size - 1) == [first]
+  assert numpy_scorer.small(model, 0) == []
 
 
 @pytest.mark.parametrize('rows', [0, 1, 5])
