@@ -52,7 +52,7 @@ def sweep(add, source) -> None:
 def _scored(source, chosen, method, technique):
   """(the source with scores, what is known of them)."""
   made = pcf.with_scores(source, chosen, pcf.config(method), technique)
-  facts = {key: made.served.best[key] for key in ('seen', 'unseen')}
+  facts = {key: x for key, x in made.served.best.items() if key in ('seen', 'unseen')}
   if isinstance(source, synthetic.Synthetic):
     facts['truth'] = pcf.correlation(source, made, chosen)
   return made.source, facts
