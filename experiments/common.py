@@ -92,6 +92,7 @@ DIM = flags.DEFINE_integer('embedding_dim', None, 'Embedding dimension. Default:
 SAVE = flags.DEFINE_bool(
   'save_result', False, 'Also write the result to experiments/results, for experiments.tables.'
 )
+_RESULT = flags.DEFINE_string('result', None, 'Of a bench: also write its result to this file.')
 SHARED = flags.DEFINE_bool(
   'shared_workdir',
   False,
@@ -275,7 +276,7 @@ def environment() -> dict[str, Any]:
 
 def command(experiment: str) -> str:
   """The command that made a result, folders of one machine left out, flag files spelt out."""
-  hidden = ('workdir', 'data_dir', 'save_result', 'shared', 'debug', 'export', 'write')
+  hidden = ('workdir', 'data_dir', 'save_result', 'result', 'shared', 'debug', 'export', 'write')
   hidden = (*hidden, 'nosave', 'nodebug')
   given = iter(flags.FLAGS.read_flags_from_files(sys.argv[1:]))
   arguments = []
@@ -310,6 +311,14 @@ def save(folder: pathlib.Path, found: dict[str, Any], name: str) -> None:
   loop.write_json(folder / 'result.json', found)
   if SAVE.value:
     loop.write_json(RESULTS / f'{name}.json', found)
+
+
+def save_bench(name: str, found: dict[str, Any]) -> None:
+  """Writes what --save_result and --result ask for; a quick look replaces no measured result."""
+  paths = [RESULTS / f'bench_{name}.json'] if SAVE.value else []
+  for path in [*paths, *([pathlib.Path(_RESULT.value)] if _RESULT.value else [])]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    loop.write_json(path, found)
 
 
 def run(main: Callable[[], None]) -> None:

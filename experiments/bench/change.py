@@ -6,7 +6,7 @@ Makes a data set of 39 columns of ids that are alike (a thousand values each, va
 frequency of about 1 / i), adds a column by row, one by key and one as a function, renames and
 drops, appends a hundredth more rows, reads an epoch with 10 and with 40 columns, verifies and
 prunes. Every file that was there is looked at before and after: a change that touches one is an
-error. Writes experiments/results/bench_change.json; experiments/RESULTS.md has its table.
+error. Measured results are in experiments/RESULTS.md.
 """
 
 import json
@@ -24,14 +24,11 @@ from absl import flags
 
 from ctr_jax.data import adding, appending, batches, change, columns, storage, versions
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.train import loop
 from experiments import common, report
 
 _SAMPLES = flags.DEFINE_integer('samples', 2_000_000, 'Rows of the data set.')
 _MADE_IN = flags.DEFINE_string('made_in', None, 'Folder for the files; default: a temporary one.')
-_SAVE_TO = flags.DEFINE_string(
-  'save_to', str(common.RESULTS / 'bench_change.json'), 'Where to write.'
-)
+flags.declare_key_flag('save_result')
 
 
 _VALUES = 1000
@@ -245,7 +242,7 @@ def main() -> None:
   }
   print(f'\n{result["table"]}\n')
   print(json.dumps({k: v for k, v in found.items() if k != 'changes'}, indent=1))
-  loop.write_json(pathlib.Path(_SAVE_TO.value), result)
+  common.save_bench('change', result)
   if not _MADE_IN.value:
     shutil.rmtree(folder)
 

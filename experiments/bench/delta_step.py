@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from ctr_jax.tables import rowwise, stack
-from ctr_jax.train import checkpoint, loop, touched
+from ctr_jax.train import checkpoint, touched
 from experiments import common, report
 from experiments.bench import train_step_models as bench
 
@@ -134,12 +134,11 @@ def main() -> None:
     f'{where["date"]}. `{common.command("bench.delta_step")}`'
   )
   print(f'\n{table}\n\n{caption}')
-  if common.SAVE.value:
-    found = {
-      'command': common.command('bench.delta_step'), 'environment': where, 'rows': rows,
-      'table': table, 'caption': caption,
-    }  # fmt: skip
-    loop.write_json(common.RESULTS / 'bench_delta_step.json', found)
+  found = {
+    'command': common.command('bench.delta_step'), 'environment': where, 'rows': rows,
+    'table': table, 'caption': caption,
+  }  # fmt: skip
+  common.save_bench('delta_step', found)
 
 
 if __name__ == '__main__':

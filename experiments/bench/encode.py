@@ -3,8 +3,8 @@ r"""How fast raw files are encoded, and in how much memory.
   python -m experiments.bench.encode --rows=2000000 --rows=8000000
 
 Makes Criteo-shaped files (a label, 13 integers with gaps, 26 hexadecimal ids of power-law
-frequency; tab-separated), encodes each in a process of its own, and writes
-experiments/results/bench_encode.json.
+frequency; tab-separated), and encodes each in a process of its own. Measured results are in
+experiments/RESULTS.md.
 """
 
 import importlib.metadata
@@ -23,13 +23,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 from absl import flags
 
-from ctr_jax.train import loop
 from experiments import common, report
 
 _ROWS = flags.DEFINE_multi_integer('rows', [2_000_000, 8_000_000], 'Rows of the files to encode.')
 _MEMORY = flags.DEFINE_string('memory', '1GB', 'Memory limit of the database.')
 _FOLDER = flags.DEFINE_string('folder', None, 'Folder for the files; default: a temporary one.')
-_OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_encode.json'), 'Where to write.')
+flags.declare_key_flag('save_result')
 
 # Distinct values of Criteo's 26 id columns, the largest cut to what a day of it holds.
 _SIZES = (1460, 583, 5_000_000, 2_000_000, 305, 24, 12517, 633, 3, 93145, 5683, 4_000_000, 3194)
@@ -168,7 +167,7 @@ def main() -> None:
     'caption': caption(environment),
   }
   print(f'\n{result["table"]}\n\n{result["caption"]}')
-  loop.write_json(pathlib.Path(_OUT.value), result)
+  common.save_bench('encode', result)
   if not _FOLDER.value:
     shutil.rmtree(folder)
 

@@ -25,7 +25,7 @@ from absl import flags
 from ctr_jax import compress, models, predict
 from ctr_jax.data import batches, schema
 from ctr_jax.tables import placement, rowwise
-from ctr_jax.train import hosted, loop
+from ctr_jax.train import hosted
 from ctr_jax.train import state as state_lib
 from ctr_jax.train import step as step_lib
 from experiments import common, report
@@ -157,11 +157,9 @@ def main() -> None:
     f'`{common.command("bench.huge_table")}`'
   )
   print(f'{table}\n\n{caption}')
-  if common.SAVE.value:
-    command = common.command('bench.huge_table')
-    found = {'command': command, 'lines': lines, 'equal': equal, 'environment': where}
-    path = common.RESULTS / 'bench_huge_table.json'
-    loop.write_json(path, found | {'table': table, 'caption': caption})
+  command = common.command('bench.huge_table')
+  found = {'command': command, 'lines': lines, 'equal': equal, 'environment': where}
+  common.save_bench('huge_table', found | {'table': table, 'caption': caption})
 
 
 if __name__ == '__main__':

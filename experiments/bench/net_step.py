@@ -41,7 +41,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from ctr_jax.train import loop
 from experiments import common, report
 from experiments.bench import net_step_models as bench
 from experiments.bench import net_step_peers as peers
@@ -56,9 +55,7 @@ _CORES = flags.DEFINE_integer(
   'Use only so many cores. With one, nobody spins while waiting, so that CPU times can be compared '
   'even on a machine that others use too.',
 )
-_RESULT = flags.DEFINE_string(
-  'result', str(common.RESULTS / 'bench_net_step.json'), 'Where to write.'
-)
+flags.declare_key_flag('save_result')
 _WORKER = flags.DEFINE_string('worker', None, 'Used by the benchmark itself: whom to run.')
 
 _STEPS_PER_CALL = 8
@@ -267,7 +264,7 @@ def main() -> None:
   }
   found |= {'table': render(found), 'caption': caption(found)}
   print(f'{found["table"]}\n\n{found["caption"]}')
-  loop.write_json(pathlib.Path(_RESULT.value), found)
+  common.save_bench('net_step', found)
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ from absl import flags
 
 from ctr_jax.data import pairs
 from ctr_jax.graphs import graph as graph_lib
-from ctr_jax.train import loop, pretrain
+from ctr_jax.train import pretrain
 from experiments import common, report
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
@@ -37,7 +37,6 @@ _EDGES = flags.DEFINE_integer('edges', 5_000_000, 'Pairs of values in the graph.
 _ROWS = flags.DEFINE_integer('rows', 50_000, 'Rows of each of the four tables.')
 _DIM = flags.DEFINE_integer('dim', 16, 'Of the vectors.')
 _LOOKS = flags.DEFINE_integer('looks', 4, 'How often the held-out edges are looked at.')
-_OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_pcf_gnn.json'), 'Where to write.')
 _CASE = flags.DEFINE_string('case', None, 'Measure this one in this process, and print it as JSON.')
 
 _TABLES = ('a', 'b', 'c', 'd')
@@ -116,8 +115,7 @@ def measure(name: str) -> dict[str, Any]:
 
 def child(name: str) -> dict[str, Any]:
   """One line, measured in a process of its own."""
-  own = [x for x in sys.argv[1:] if not x.startswith('--out')]
-  command = [sys.executable, '-m', 'experiments.bench.pcf_gnn', *own, f'--case={name}']
+  command = [sys.executable, '-m', 'experiments.bench.pcf_gnn', *sys.argv[1:], f'--case={name}']
   load = os.getloadavg()[0]
   done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=common.PROJECT, check=True)
   return json.loads(done.stdout.splitlines()[-1]) | {'load_before': load}
@@ -170,7 +168,7 @@ def main() -> None:
     'caption': caption,
   }
   print(f'\n{found["table"]}\n\n{caption}')
-  loop.write_json(pathlib.Path(_OUT.value), found)
+  common.save_bench('pcf_gnn', found)
 
 
 if __name__ == '__main__':

@@ -33,7 +33,6 @@ from absl import flags
 
 from ctr_jax import models, predict
 from ctr_jax.models import relation
-from ctr_jax.train import loop
 from experiments import common, report
 
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Turns of each contestant.')
@@ -176,7 +175,7 @@ def main() -> None:
     'command': common.command('bench.relation_step'), 'environment': where, 'rows': rows,
     'table': table, 'caption': caption,
   }  # fmt: skip
-  loop.write_json(common.RESULTS / 'bench_relation_step.json', found)
+  common.save_bench('relation_step', found)
 
 
 if __name__ == '__main__':

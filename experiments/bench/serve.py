@@ -31,7 +31,6 @@ from absl import flags
 
 from ctr_jax import compress, models, predict
 from ctr_jax.serve import export, pairs_export
-from ctr_jax.train import loop
 from experiments import common, crossed, pcf, report, settings, sweeps
 from experiments.bench import serve_rows
 
@@ -48,7 +47,6 @@ _FEWER = 4  # Rows of a hashed table: so many times fewer.
 
 def main() -> None:
   source = common.source()
-  name = f'bench_serve_{common.data_name()}'
   sizes = serve_rows.fitting(_SIZES.value, serve_rows.count(source))
   scorers = [x for x in _SERVED_BY.value if x != 'onnx' or importlib.util.find_spec('onnxruntime')]
   with tempfile.TemporaryDirectory() as folder:
@@ -61,8 +59,7 @@ def main() -> None:
   found = {'command': common.command('bench.serve'), 'environment': common.environment()}
   found |= {'rows': measured, 'table': render(measured), 'caption': _caption(found)}
   print(f'{found["table"]}\n\n{found["caption"]}')
-  if common.SAVE.value:
-    loop.write_json(common.RESULTS / f'{name}.json', found)
+  common.save_bench(f'serve_{common.data_name()}', found)
 
 
 def _exported(source, folder):

@@ -28,7 +28,6 @@ import numpy as np
 from absl import flags
 
 from ctr_jax import serve
-from ctr_jax.train import loop
 from experiments import common, report
 from experiments.bench import serve_load_client, serve_load_model, serve_process
 
@@ -38,7 +37,6 @@ _REQUEST_ROWS = flags.DEFINE_integer('request_rows', 256, 'Rows of a request.')
 _TIMES = flags.DEFINE_float('times', 2.0, 'Overload, as a multiple of the capacity.')
 _LATENCY_MS = flags.DEFINE_float('latency_ms', 200.0, "The server's --max_latency_ms.")
 _SCORER = flags.DEFINE_enum('serving', 'numpy', ['numpy', 'jax', 'onnx'], "The server's --scorer.")
-_OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_serve_load.json'), 'Where to write.')
 
 _CONNECTIONS, _DISTINCT = 8, 40
 _BEFORE_S, _DRAIN_S = 2, 1
@@ -276,7 +274,7 @@ def main() -> None:
     'caption': caption(found, where),
   }
   print(f'\n{result["table"]}\n\n{result["caption"]}')
-  loop.write_json(pathlib.Path(_OUT.value), result)
+  common.save_bench('serve_load', result)
 
 
 if __name__ == '__main__':

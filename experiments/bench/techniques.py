@@ -17,7 +17,6 @@ are over the turns.
 from __future__ import annotations
 
 import gc
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -28,7 +27,6 @@ from absl import flags
 
 from ctr_jax import compress, predict
 from ctr_jax.tables import rowwise, stack
-from ctr_jax.train import loop
 from experiments import common, hash_family, report
 from experiments.bench import train_step_models as bench
 
@@ -37,7 +35,6 @@ _ROWS = flags.DEFINE_list('rows', ['1e4', '1e5', '1e7'], 'Ids of the table.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Turns of each size.')
 _STEPS = flags.DEFINE_integer('steps', 10, 'Steps in a turn.')
 _ONLY = flags.DEFINE_list('techniques', [], 'Only these; all if empty.')
-_OUT = flags.DEFINE_string('out', str(common.RESULTS / 'bench_techniques.json'), 'Where to write.')
 
 _DIM, _FEATURES, _DISTINCT = 16, 4, 2048
 
@@ -166,8 +163,8 @@ def main() -> None:
   )
   table = render(found)
   print(f'\n{table}\n\n{caption}')
-  loop.write_json(
-    pathlib.Path(_OUT.value),
+  common.save_bench(
+    'techniques',
     {
       'command': common.command('bench.techniques'),
       'environment': where,

@@ -25,7 +25,6 @@ from absl import flags
 
 from ctr_jax import models
 from ctr_jax.tables import rowwise, stack
-from ctr_jax.train import loop
 from experiments import common
 from experiments.bench import train_step_models as bench
 from experiments.bench import train_step_peers as peers
@@ -46,9 +45,7 @@ _UNITS = flags.DEFINE_integer('units', 32, 'Units of the hidden layer.')
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Turns of each method.')
 _STEPS = flags.DEFINE_integer('steps', 15, 'Steps in a turn.')
 _MEMORY = flags.DEFINE_bool('memory', True, 'Measure peak memory too.')
-_RESULT = flags.DEFINE_string(
-  'result', str(common.RESULTS / 'bench_train_step.json'), 'Where to write.'
-)
+flags.declare_key_flag('save_result')
 _CHILD = flags.DEFINE_string(
   'child', None, 'Used by the benchmark itself: TABLES,ROWS,LAYOUT whose memory to measure.'
 )
@@ -288,9 +285,7 @@ def main() -> None:
   found['flatness'] = flatness(found['steps'])
   found |= {'table': as_markdown.render(found), 'caption': caption(found)}
   print(f'{found["table"]}\n\n{found["caption"]}')
-  path = pathlib.Path(_RESULT.value)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  loop.write_json(path, found)
+  common.save_bench('train_step', found)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ PROJECT = pathlib.Path(__file__).parent.parent.parent
 @pytest.mark.long
 def test_steps_and_reads_at_every_size(tmp_path):
   flags = ['--rows=1000,3000', '--rounds=1', '--steps=2', '--batch_size=64']
-  flags += ['--techniques=identity,hash_trick,alpt 8', f'--out={tmp_path / "r.json"}']
+  flags += ['--techniques=identity,hash_trick,alpt 8', f'--result={tmp_path / "r.json"}']
   command = [sys.executable, '-m', 'experiments.bench.techniques', *flags]
   done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr

@@ -97,3 +97,15 @@ def test_the_command_of_a_result_has_what_made_it_and_no_folder(tmp_path, monkey
 def test_data_have_names_of_their_own(data, name):
   with flagsaver.flagsaver(data=data):
     assert common.data_name() == name
+
+
+def test_a_quick_look_replaces_no_measured_result(tmp_path, monkeypatch):
+  monkeypatch.setattr(common, 'RESULTS', tmp_path / 'results')
+  common.save_bench('name', {'rows': 1})
+  assert not list(tmp_path.iterdir())
+  with flagsaver.flagsaver(result=str(tmp_path / 'new' / 'own.json')):
+    common.save_bench('name', {'rows': 2})
+  assert [x.name for x in tmp_path.rglob('*.json')] == ['own.json']
+  with flagsaver.flagsaver(save_result=True):
+    common.save_bench('name', {'rows': 3})
+  assert (tmp_path / 'results' / 'bench_name.json').is_file()
