@@ -49,7 +49,7 @@ def scores(
   batch_size = min(batch_size, samples)
   batch_size = -(-batch_size // scorer.multiple) * scorer.multiple
   reader = batches.Batches(
-    source, split, (*model.columns, 'label'), batch_size, shuffle=False,
+    source, split, model.columns, batch_size, shuffle=False,
     host=scorer.host, hosts=scorer.hosts,
   )  # fmt: skip
   known = source.read(split, ('label', *((group,) if group else ())), 0, samples)
