@@ -114,8 +114,8 @@ flags.adopt_module_key_flags(cluster)  # So that --help shows them.
 WIDE, _COPIES = '_wide', 5
 # Some choose rows and change none (`only`): what is trained for one choice serves the next.
 _NOT_PART_OF_A_RUN = {
-  'workdir', 'data_dir', 'engine', 'save_result', 'shared_workdir', 'debug', 'seeds', 'first_seed',
-  'only', 'seeds_at_once', 'seeds_form', 'export', 'export_massive',
+  'workdir', 'data_dir', 'engine', 'save_result', 'result', 'shared_workdir', 'debug', 'seeds',
+  'first_seed', 'only', 'seeds_at_once', 'seeds_form', 'export', 'export_massive',
   'checkpoint_steps', 'deltas', 'ablation', 'try', 'allowed', 'gain', 'saved', 'write',
 }  # fmt: skip
 

@@ -31,7 +31,12 @@ flags.declare_key_flag('net')
 flags.declare_key_flag('core_rows')
 _WAYS = flags.DEFINE_integer('ways', 2, 'Hashes of each core id.')
 _CROSSES = flags.DEFINE_bool('crosses', True, 'Begin with crosses and statistics of pairs.')
-BITS = flags.DEFINE_integer('bits', 8, 'Bits of a stored value on the last rung: 8, 4 or 2.')
+_BITS = flags.DEFINE_integer(
+  'bits',
+  8,
+  'Bits of a stored value on the last rung: 8, 4 or 2; or 16, a float16, which is read sooner than '
+  'a code and its scale.',
+)
 
 STRENGTHS = {
   'relation': 'pairwise',
@@ -99,6 +104,11 @@ def asked() -> dict[str, str]:
   return {name: strength for name, strength in found.items() if name not in OF_CROSSES}
 
 
+def kind() -> str:
+  """How values are stored on the last rung."""
+  return 'float16' if _BITS.value == 16 else f'int{_BITS.value}'
+
+
 def _check(name, strength):
   words = {
     'relation': ('attentive', 'pairwise'),
@@ -139,8 +149,11 @@ class Rung(NamedTuple):
 
   def rounded(self) -> Rung:
     """With its tables rounded after training as a second row."""
-    link = compress.int_quantize(BITS.value, self.offset)
-    return self._replace(links=((f'{self.name} + int{BITS.value}', link),))
+    if _BITS.value == 16:
+      link = compress.cast('float16')
+    else:
+      link = compress.int_quantize(_BITS.value, self.offset)
+    return self._replace(links=((f'{self.name} + {kind()}', link),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +207,8 @@ class Recipe:
       return hashed(source, float(self.techniques['multi_hash']))
     if 'budget' in self.techniques:
       full = trials.Trial(self.start, PLAIN, **self.options)
-      part, bits = 100 / float(self.techniques['budget']), (f'int{BITS.value}',)
-      return budgets.choose(full, source, f'{part:.9f}%', kinds=bits).rules
+      part = 100 / float(self.techniques['budget'])
+      return budgets.choose(full, source, f'{part:.9f}%', kinds=(kind(),)).rules
     return PLAIN
 
   def _kept(self, name, rules):

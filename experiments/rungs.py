@@ -42,7 +42,7 @@ def ladder(source: columns.Source) -> Ladder:
   rungs = [*rungs, *stages]
   rungs[-1] = rungs[-1].rounded()
   (compact, _), *_ = rungs[-1].links
-  free[f'int{recipes.BITS.value}'] = rungs[-1].name
+  free[recipes.kind()] = rungs[-1].name
   if stages:  # What comes before the last one is compact without that, once it is rounded.
     rungs[-2] = rungs[-2].rounded()
     (before, _), *_ = rungs[-2].links

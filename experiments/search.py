@@ -8,7 +8,7 @@ What suits one set does harm on another: where features are few a hash costs mor
 where ids of pairs only remember there is nothing for a relational network to take the place of. So
 the ladder (experiments/massive_to_compact.py) is told which techniques to climb by.
 
-The pass begins with full tables without crosses, rounded to int8, and tries the words of --try in
+The pass begins with full tables without crosses, rounded (--bits), and tries the words of --try in
 order, each in the place of the same technique or in addition to those taken so far. It is taken if
 
   valid AUC is within --allowed of massive's and a service holds fewer bytes, by --saved or more, or
@@ -105,7 +105,7 @@ def main() -> None:
 
     massive = train(base.massive(), folder)
     current, chosen = train(compact({}), folder), {}
-    rows = [massive | {'name': 'massive'}, current | {'name': 'full tables in int8'}]
+    rows = [massive | {'name': 'massive'}, current | {'name': f'full tables in {recipes.kind()}'}]
     for word in words:
       print(
         f'[{len(rows) - 1}/{len(words)}] {word} after {_words(chosen) or "nothing"}', flush=True

@@ -39,11 +39,13 @@ from ctr_jax.compress.multi_hash import multi_hash
 from ctr_jax.compress.partition import hot_cold
 from ctr_jax.tables import leaf as leaf_lib
 
-# What rounding costs, as a part of losing all: of the AUC above one half it took below 1e-5 in int8
-# and 4e-4 … 9e-4 in int4 from full tables of three data sets (experiments/precision.py), and 2e-3 …
-# 5e-3 in int4 from hashed ones, whose rows are added. For training an ordering, not a measurement.
+# What rounding costs, as a part of losing all: of the AUC above one half it took below 3e-6 in
+# float16, 1e-5 in int8 and 4e-4 … 9e-4 in int4 from full tables of three data sets
+# (experiments/precision.py), and 2e-3 … 5e-3 in int4 from hashed ones, whose rows are added. For
+# training an ordering, not a measurement.
 SERVING = {
   'float32': (None, 0.0),
+  'float16': (cast('float16'), 3e-6),
   'int8': (int_quantize(8, offset=False), 1e-5),
   'int4': (int_quantize(4, offset=False), 2e-3),
 }

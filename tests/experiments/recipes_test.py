@@ -57,13 +57,13 @@ def test_a_searchs_seconds_are_said_to_be_of_the_last_stage():
 def ladder(monkeypatch):
   source = synthetic.Synthetic(synthetic.small())
 
-  def make(*techniques, crosses=True):
+  def make(*techniques, crosses=True, bits=8):
     monkeypatch.setattr(recipes.crossed, 'pairs', lambda source: [('user', 'item')])
     flags = {
       'TECHNIQUES': (list(techniques), True),
       '_CROSSES': (crosses, True),
       '_WAYS': (2, False),
-      'BITS': (8, False),
+      '_BITS': (bits, False),
     }
     for name, (value, present) in flags.items():
       flag = type('Flag', (), {'value': value, 'present': present})
@@ -88,10 +88,13 @@ def test_a_ladder_climbs_by_what_is_asked_for(ladder):
   assert [rung.without for rung in found.ablation] == ['multi-hash']
 
 
-def test_a_budget_chooses_for_every_table(ladder):
-  found = ladder('budget:10')
+@pytest.mark.parametrize('bits', [8, 16])
+def test_a_budget_chooses_for_every_table(ladder, bits):
+  found = ladder('budget:10', bits=bits)
   assert [rung.name for rung in found.rungs] == ['massive', 'without crosses', 'a budget of bytes']
-  assert found.compact == 'a budget of bytes + int8'
+  kind = {8: 'int8', 16: 'float16'}[bits]
+  assert found.compact == f'a budget of bytes + {kind}'
+  assert found.free.keys() == {kind, 'a budget of bytes'}
   source = found.rungs[-1].source()
   trial = found.rungs[-1].trial(source, None)
   ((_, link),) = found.rungs[-1].links
