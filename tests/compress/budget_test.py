@@ -172,5 +172,5 @@ def test_kinds_of_values_are_kept_to():
   tables, counts = {'a': leaf.Leaf((50, 4))}, {'a': np.arange(50)}
   found = compress.budget(tables, counts, 200, kinds=('int8',))
   assert 'int_quantize(bits=8' in str(found.choices['a'].technique)
-  with pytest.raises(ValueError, match='knows no int3; known are float32, int8, int4'):
+  with pytest.raises(ValueError, match='knows no int3; known are float32, float16, int8, int4'):
     compress.budget(tables, counts, 200, kinds=('int3',))
