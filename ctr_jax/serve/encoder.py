@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,10 +65,19 @@ class Encoder:
     }
 
   def _column(self, feature, column):
-    # Of equal values of these types each is the same; 1, True and 1.0 are three, and lists no keys.
-    if feature.name in self._seen and set(map(type, column)) <= {str, int, type(None)}:
-      return self._seen[feature.name](column)
-    return self._encode[feature.name](column)
+    seen = self._seen.get(feature.name)
+    keys = None if seen is None else _keys(column)
+    return self._encode[feature.name](column) if keys is None else seen(keys)
+
+
+def _keys(column):
+  """The values as keys of a dict; None where two that differ may be one, as 1, True and 1.0."""
+  types = set(map(type, column))
+  if types <= {str, int, type(None)}:
+    return column
+  if types == {list} and set(map(type, itertools.chain.from_iterable(column))) <= {str}:
+    return list(map(tuple, column))
+  return None
 
 
 def _finder(artifact, feature, rows) -> Callable[[Any], np.ndarray] | None:

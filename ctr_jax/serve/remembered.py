@@ -17,7 +17,7 @@ LIMIT = 16_384
 """Values that are remembered; one more, and all are forgotten. Some 3 MB."""
 
 LONGEST = 200
-"""Characters of a text that is remembered, so that the limit is one of memory too."""
+"""Characters of a text or a list that is remembered, so that the limit is one of memory too."""
 
 
 class Remembered:
@@ -70,7 +70,7 @@ class Remembered:
       raise
 
   def _remember(self, new, made):
-    kept = [i for i, x in enumerate(new) if not (isinstance(x, str) and len(x) > LONGEST)]
+    kept = [i for i, x in enumerate(new) if _characters(x) <= LONGEST]
     if not self._unknown:
       known = made.any(axis=tuple(range(1, made.ndim))).tolist()
       kept = [i for i in kept if known[i]]
@@ -87,3 +87,9 @@ class Remembered:
       # Only now may they be found.
       place.update((new[i], start + j) for j, i in enumerate(kept))
       self._held = place, held
+
+
+def _characters(value):
+  if isinstance(value, tuple):
+    return len(value) + sum(map(len, value))
+  return len(value) if isinstance(value, str) else 0

@@ -75,6 +75,7 @@ def test_what_is_full_is_forgotten_and_filled_anew():
 
 def test_long_texts_are_not_kept():
   long = 'x' * (remembered.LONGEST + 1)
+  lists = ('x',) * remembered.LONGEST, ('x', 'y')
   asked = []
 
   def encode(values):
@@ -83,8 +84,8 @@ def test_long_texts_are_not_kept():
 
   seen = remembered.Remembered(encode)
   for _ in range(2):
-    assert seen([long, 'short']).tolist() == [1, 1]
-  assert asked == [long, 'short', long]
+    assert seen([long, 'short', *lists]).tolist() == [1] * 4
+  assert asked == [long, 'short', *lists, long, lists[0]]
 
 
 def test_an_error_names_the_row_of_the_batch():
@@ -136,3 +137,18 @@ def test_values_that_python_calls_equal_are_told_apart(data, tmp_path):
     found.append(int(fresh['item'][0]))
   assert found[0] > 0
   assert found == [found[0] if x in (1, 2, 4, 5, 8) else 0 for x in range(1, 9)]
+
+
+def test_lists_are_remembered_as_such(data, tmp_path, monkeypatch):
+  folder = export.write(tmp_path / 'model', *cases.model(data[0]), data[0])
+  texts = cases.by_column(data[1])
+  lists = texts | {'tags': [[x for x in cell.split('|') if x] for cell in texts['tags']]}
+  scorer, expected = serve.open(folder), serve.open(folder).encode(texts)
+  for columns in (lists, lists | {'tags': [tuple(x) for x in lists['tags']]}, texts, lists):
+    found = scorer.encode(columns)
+    for name, column in expected.items():
+      np.testing.assert_array_equal(found[name], column, err_msg=name)
+  monkeypatch.setattr(raw_values, '_lists', None)  # All of them, but the empty one, were here.
+  full = [i for i, cell in enumerate(lists['tags']) if expected['tags'][i].any()]
+  found = scorer.encode({name: [column[i] for i in full] for name, column in lists.items()})
+  np.testing.assert_array_equal(found['tags'], expected['tags'][full])
