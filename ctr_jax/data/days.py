@@ -120,9 +120,9 @@ def by_column(source: columns.Source, name: str = 'day') -> Stream:
   """The days that a column of whole numbers says, from its smallest to its largest.
 
   Raises:
-    ValueError: a day is no whole number, or one has no samples.
+    ValueError: a day is no whole number, or one has no samples; or it is the row of a table.
   """
-  day = _read(source, name)
+  day = _clock(source, name)
   if not np.array_equal(day, np.floor(day)):
     raise ValueError(f'Column {name!r} of {source.schema.name!r}: a day is a whole number.')
   day = day.astype(np.int64)
@@ -142,9 +142,9 @@ def slices(source: columns.Source, clock: str, count: int) -> Stream:
   source's order.
 
   Raises:
-    ValueError: more days than samples, or a clock that is not finite.
+    ValueError: more days than samples; a clock that is not finite, or is the row of a table.
   """
-  time = _read(source, clock)
+  time = _clock(source, clock)
   if not 1 <= count <= len(time) or not np.isfinite(time).all():
     raise ValueError(
       f'{count} days of {len(time)} samples by {clock!r}: each has at least one sample, and the '
@@ -152,6 +152,17 @@ def slices(source: columns.Source, clock: str, count: int) -> Stream:
     )
   starts = np.arange(count + 1) * len(time) // count
   return Stream(source, np.argsort(time, kind='stable'), starts)
+
+
+def _clock(source, name):
+  """A column of numbers that follow each other in time."""
+  kinds = {f.name: f.kind for f in source.schema.features}
+  if kinds.get(name, 'numeric') != 'numeric':
+    raise ValueError(
+      f'{name!r} of {source.schema.name!r} is of kind {kinds[name]!r}: its numbers are rows of a '
+      "table and tell no time. Encode the column with kind = 'numeric' too, under another name."
+    )
+  return _read(source, name)
 
 
 class Held:

@@ -38,11 +38,11 @@ def test_what_is_held_reads_as_the_source():
 
 def test_slices_of_a_clock_of_an_unordered_source():
   source = synthetic.Synthetic(synthetic.small(samples=(70, 20, 13)))
-  names = ('user', 'tags', 'price')
+  names = ('probability', 'user', 'tags', 'price')
   parts = [source.read(s, names, 0, source.num_samples(s)) for s in ('train', 'valid', 'test')]
   whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
-  stream = days.slices(source, 'user', 4)
-  order = np.argsort(whole['user'], kind='stable')
+  stream = days.slices(source, 'probability', 4)
+  order = np.argsort(whole['probability'], kind='stable')
   assert [stream.samples(d, d) for d in range(4)] == [25, 26, 26, 26]
   read = stream.window(1, 2).read('train', names, 0, 52)
   for name in names:
@@ -57,9 +57,9 @@ def test_windows_have_checksums_of_their_own():
 
 def test_windows_of_other_orders_have_other_checksums():
   source = synthetic.Synthetic(synthetic.small(samples=(70, 20, 13)))
-  one, other = (days.slices(source, name, 4).window(0, 1) for name in ('user', 'item'))
+  one, other = (days.slices(source, name, 4).window(0, 1) for name in ('probability', 'label'))
   assert one.checksum != other.checksum
-  assert one.checksum == days.slices(source, 'user', 4).window(0, 1).checksum
+  assert one.checksum == days.slices(source, 'probability', 4).window(0, 1).checksum
   first, second = (batches.Batches(x, 'train', ('user',), 5) for x in (one, other))
   with pytest.raises(ValueError, match='of one source can share'):
     second.share(first)
@@ -95,9 +95,15 @@ def test_what_cannot_be_is_refused():
   with pytest.raises(ValueError, match='whole number'):
     days.by_column(SOURCE, 'probability')
   with pytest.raises(ValueError, match='without a gap'):
-    days.by_column(SOURCE, 'item')
+    days.by_column(_Dated(1, 3))
   with pytest.raises(ValueError, match='clock is a number'):
     days.slices(SOURCE, 'price', 3)  # Some are missing.
+
+
+def test_rows_of_a_table_are_no_clock():
+  for make in (days.by_column, lambda source, name: days.slices(source, name, 3)):
+    with pytest.raises(ValueError, match=r"'user' of .* is of kind 'id': .* tell no time"):
+      make(SOURCE, 'user')
 
 
 def test_mapped_values_read_the_rows_that_they_have_now():
