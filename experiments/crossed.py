@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pathlib
 
 from absl import flags
 
@@ -50,6 +51,11 @@ def folder(kind: str, *what):
   return common.PROJECT / 'workdir' / 'made' / f'{kind}-{common.data_name()}-{digest[:16]}'
 
 
+def making(out: pathlib.Path):
+  """Held while `out` is made: another run that needs it waits, and finds it."""
+  return common.locked(out.with_name(f'{out.name}.making'), wait=True)
+
+
 def gains(source: columns.Source) -> list[pair_gain.Gain]:
   """Every pair's gain; kept, since it asks all of them."""
   source = clocked(source)
@@ -89,4 +95,5 @@ def _add(source, made_crosses, made_statistics, sliced=False):
   how = history(timed, sliced=sliced)
   out = folder('crosses', timed.checksum, made_crosses, made_statistics, how)
   engine = common.ENGINE.value
-  return crosses.add(timed, out, made_crosses, made_statistics, how, engine_name=engine)
+  with making(out):
+    return crosses.add(timed, out, made_crosses, made_statistics, how, engine_name=engine)

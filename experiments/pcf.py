@@ -67,7 +67,8 @@ def trained(source, chosen, config: pretrain.Config, seed: int = 0):
     one = dataclasses.replace(config, l2=l2)
     name = 'all' if known.period is None else f'period_{known.period}'
     place = crossed.folder('pcf', timed.checksum, chosen, how, one, seed) / name
-    return pretrain.pretrain(graph, one, place, seed, f'{config.method}, {name}')
+    with crossed.making(place):
+      return pretrain.pretrain(graph, one, place, seed, f'{config.method}, {name}')
 
   found = {float(l2): train(served, float(l2)) for l2 in _L2.value}
   l2 = _chosen({l2: made.best for l2, made in found.items()})
@@ -154,7 +155,8 @@ def with_scores(
   }
   out = crossed.folder('scores', timed.checksum, made_of)
   lookups = {'node vectors': nbytes}
-  added = additions.numbers(timed, out, names, made_of, of, lookups)
+  with crossed.making(out):
+    added = additions.numbers(timed, out, names, made_of, of, lookups)
   return Scored(beside.join(source, added), served, nbytes)
 
 
