@@ -55,7 +55,7 @@ class Remembered:
     found = np.empty((len(at), *made.shape[1:]), made.dtype)
     of_new = {x: i for i, x in enumerate(new)}
     fresh = [i for i, where in enumerate(at) if where is None]
-    found[fresh] = made[[of_new[values[i]] for i in fresh]]
+    found[fresh] = made[[of_new[x] for x, where in zip(values, at, strict=True) if where is None]]
     if len(fresh) < len(at):
       known = [i for i, where in enumerate(at) if where is not None]
       found[known] = held[[at[i] for i in known]]

@@ -51,6 +51,19 @@ def test_each_value_is_encoded_once():
   assert asked == [['a', 'b'], ['c']]
 
 
+def test_values_are_taken_in_turn_whatever_their_index_says():
+  """As of a pandas Series of sorted rows, or of those that a filter left."""
+
+  class Indexed(list):
+    def __getitem__(self, i):
+      return super().__getitem__(len(self) - 1 - i)
+
+  for columns in (Indexed(['a', 'b', 'a', 'e']), dict.fromkeys(['a', 'b', 'c']).keys()):
+    seen, _ = asked_of()
+    for _ in range(2):
+      np.testing.assert_array_equal(seen(columns), code(list(columns)))
+
+
 def test_unknown_values_drive_nothing_out():
   seen, asked = asked_of(limit=2)
   seen(['a', 'b'])
