@@ -7,6 +7,7 @@ dict.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 LIMIT = 16_384
 """Values that are remembered; one more, and all are forgotten. Some 3 MB."""
 
-LONGEST = 200
-"""Characters of a text that is remembered, so that the limit is one of memory too."""
+LONGEST = 400
+"""Bytes of a value that is remembered, a text or an integer of many digits, so that the limit is
+one of memory too."""
 
 
 class Remembered:
@@ -70,7 +72,7 @@ class Remembered:
       raise
 
   def _remember(self, new, made):
-    kept = [i for i, x in enumerate(new) if not (isinstance(x, str) and len(x) > LONGEST)]
+    kept = [i for i, x in enumerate(new) if sys.getsizeof(x) <= LONGEST]
     if not self._unknown:
       known = made.any(axis=tuple(range(1, made.ndim))).tolist()
       kept = [i for i in kept if known[i]]
