@@ -27,8 +27,8 @@ class Remembered:
 
   Args:
     encode: values → array [n, ...], each value by itself.
-    unknown: remember those too that are encoded as zeros. Without it a flood of unknown values
-      drives no known one out.
+    unknown: remember those too that are encoded as zeros and padding. Without it a flood of unknown
+      values drives no known one out.
     limit: see `LIMIT`.
   """
 
@@ -74,7 +74,7 @@ class Remembered:
   def _remember(self, new, made):
     kept = [i for i, x in enumerate(new) if sys.getsizeof(x) <= LONGEST]
     if not self._unknown:
-      known = made.any(axis=tuple(range(1, made.ndim))).tolist()
+      known = (made > 0).any(axis=tuple(range(1, made.ndim))).tolist()  # Lists are padded with -1.
       kept = [i for i in kept if known[i]]
     kept = kept[: self._limit]
     if not kept:

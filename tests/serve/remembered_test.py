@@ -64,6 +64,19 @@ def test_values_are_taken_in_turn_whatever_their_index_says():
       np.testing.assert_array_equal(seen(columns), code(list(columns)))
 
 
+def test_lists_of_unknown_values_drive_nothing_out():
+  asked = []
+
+  def encode(values):
+    asked.append(list(values))
+    return np.array([[code([x])[0, 0], -1] for x in values], np.int32)
+
+  seen = remembered.Remembered(encode, limit=2)
+  for values in (['a', 'b'], ['d', 'none'], ['a', 'b']):
+    seen(values)
+  assert asked == [['a', 'b'], ['d', 'none']]
+
+
 def test_unknown_values_drive_nothing_out():
   seen, asked = asked_of(limit=2)
   seen(['a', 'b'])
