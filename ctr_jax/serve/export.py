@@ -58,7 +58,8 @@ def write(
     The folder.
 
   Raises:
-    ValueError: a technique is not served, or a column has no raw values that it could be made of.
+    ValueError: a technique is not served, a column has no raw values that it could be made of, or
+      the data have grown since the model was built.
     FileExistsError: the folder is there.
   """
   folder = pathlib.Path(folder)
@@ -66,6 +67,7 @@ def write(
   described = _described(model, rules, source, pairs)
   host = served.build(described, source.schema)
   _check(host, model)
+  _check_rows(model, source)
   arrays = _arrays(model, stored, net, source, pairs)
   with writing.folder(folder) as made:
     files, entries = {}, {}
@@ -139,6 +141,17 @@ def _check(host, model):
       f'{wrong[0]!r} is stored as {wanted.get(wrong[0])}, and by these rules it would be '
       f'{found.get(wrong[0])}: give the rules that the model was built with.'
     )
+
+
+def _check_rows(model, source):
+  """Every value that the data know has a row in the model."""
+  for table in dict.fromkeys(f.table for f in model.features):
+    if source.rows[table] > model.rows[table]:
+      raise ValueError(
+        f'Table {table!r} has {model.rows[table]} rows in the model and {source.rows[table]} in '
+        f'{source.schema.name!r}: values that came after it was built have no vector. Export it '
+        'with the version of the data that it was trained on (`columns.open_columns`).'
+      )
 
 
 def _net(net):

@@ -7,6 +7,7 @@ dict.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import numpy as np
 
 LIMIT = 16_384
-"""Values that are remembered; one more, and all are forgotten. Some 3 MB."""
+"""Values that are remembered; one more, and all are forgotten. Mostly some 3 MB."""
 
-LONGEST = 200
-"""Characters of a text or a list that is remembered, so that the limit is one of memory too."""
+LONGEST = 1_000
+"""Bytes of a value that is remembered: a text, a list of texts or an integer of many digits; so the
+limit is one of memory too."""
+
+_ENCODED = 4 << 20  # Bytes of what they are encoded as: of long lists fewer are remembered.
 
 
 class Remembered:
@@ -25,8 +29,8 @@ class Remembered:
 
   Args:
     encode: values → array [n, ...], each value by itself.
-    unknown: remember those too that are encoded as zeros. Without it a flood of unknown values
-      drives no known one out.
+    unknown: remember those too that are encoded as zeros and padding. Without it a flood of unknown
+      values drives no known one out.
     limit: see `LIMIT`.
   """
 
@@ -55,7 +59,7 @@ class Remembered:
     found = np.empty((len(at), *made.shape[1:]), made.dtype)
     of_new = {x: i for i, x in enumerate(new)}
     fresh = [i for i, where in enumerate(at) if where is None]
-    found[fresh] = made[[of_new[values[i]] for i in fresh]]
+    found[fresh] = made[[of_new[x] for x, where in zip(values, at, strict=True) if where is None]]
     if len(fresh) < len(at):
       known = [i for i, where in enumerate(at) if where is not None]
       found[known] = held[[at[i] for i in known]]
@@ -70,18 +74,19 @@ class Remembered:
       raise
 
   def _remember(self, new, made):
-    kept = [i for i, x in enumerate(new) if _characters(x) <= LONGEST]
+    kept = [i for i, x in enumerate(new) if _size(x) <= LONGEST]
     if not self._unknown:
-      known = made.any(axis=tuple(range(1, made.ndim))).tolist()
+      known = (made > 0).any(axis=tuple(range(1, made.ndim))).tolist()  # Lists are padded with -1.
       kept = [i for i in kept if known[i]]
-    kept = kept[: self._limit]
     if not kept:
       return
+    limit = min(self._limit, max(_ENCODED // made[0].nbytes, 1))
+    kept = kept[:limit]
     with self._lock:
       place, held = self._held
       kept = [i for i in kept if new[i] not in place]  # Another thread may have been first.
-      if held is None or len(place) + len(kept) > self._limit:
-        place, held = {}, np.empty((self._limit, *made.shape[1:]), made.dtype)
+      if held is None or len(place) + len(kept) > limit:
+        place, held = {}, np.empty((limit, *made.shape[1:]), made.dtype)
       start = len(place)
       held[start : start + len(kept)] = made[kept]
       # Only now may they be found.
@@ -89,7 +94,6 @@ class Remembered:
       self._held = place, held
 
 
-def _characters(value):
-  if isinstance(value, tuple):
-    return len(value) + sum(map(len, value))
-  return len(value) if isinstance(value, str) else 0
+def _size(value):
+  inner = map(sys.getsizeof, value) if isinstance(value, tuple) else ()
+  return sys.getsizeof(value) + sum(inner)

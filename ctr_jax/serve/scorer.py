@@ -75,8 +75,19 @@ class Scorer:
     return self._encoder.encode(columns)
 
   def score(self, encoded: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Encoded columns of B samples → logits, float32 [B]."""
-    if not len(encoded[self._model.features[0].name]):
+    """Encoded columns of B samples → logits, float32 [B].
+
+    Raises:
+      ValueError: a feature has no column, or columns are of unequal lengths.
+    """
+    names = [f.name for f in self._model.features]
+    if missing := [name for name in names if name not in encoded]:
+      raise ValueError(f'Feature {missing[0]!r} has no column; the model reads {", ".join(names)}.')
+    lengths = {len(encoded[name]): name for name in names}
+    if len(lengths) > 1:
+      (one, first), (other, second) = list(lengths.items())[:2]
+      raise ValueError(f'Feature {first!r} has {one} rows, and {second!r} has {other}.')
+    if 0 in lengths:
       return np.zeros(0, np.float32)
     return self._score(encoded)
 

@@ -261,8 +261,7 @@ def _batch(on, columns, fetched=None):
 
   Index and unique rows get a first axis of devices; label and values are of all samples in order.
   """
-  here = len(on.mesh.local_devices)
-  size = len(columns['label'])
+  here, size = len(on.mesh.local_devices), len(columns['label'])
   if size % here:
     raise ValueError(f'{size} samples cannot be split over {here} devices: use a multiple of it.')
   split = {n: np.split(x, here) for n, x in columns.items()}
@@ -387,6 +386,9 @@ def scorer(cluster: Cluster, model: predict.Model) -> predict.Scorer:
   """`predict.scorer` on a cluster: every process gets all logits."""
   on = _On(cluster, model, None)
 
+  def prepare(columns, fetched=None):  # Nobody scores by the labels: any column does for them.
+    return _batch(on, {'label': next(iter(columns.values())), **columns}, fetched)
+
   def score(arrays, net, inputs):
     rows, _ = on.pull(arrays, inputs.unique)
     rest = {n: x for n, x in arrays.items() if n not in on.pulled}
@@ -395,6 +397,4 @@ def scorer(cluster: Cluster, model: predict.Model) -> predict.Scorer:
 
   where, options = NamedSharding(on.mesh, P()), predict.compiler_options(on.platform)
   jitted = jax.jit(score, out_shardings=where, compiler_options=options)
-  return predict.Scorer(
-    functools.partial(_batch, on), jitted, on.mesh.size, jax.process_index(), jax.process_count()
-  )
+  return predict.Scorer(prepare, jitted, on.mesh.size, jax.process_index(), jax.process_count())

@@ -207,6 +207,14 @@ def test_a_folder_that_is_there_is_left_alone(whole, made, data):
   assert {name: (whole / name).read_bytes() for name in files(whole)} == before
 
 
+def test_data_that_have_grown_since_are_refused(made, data, tmp_path):
+  model, *rest = made
+  older = model._replace(rows=model.rows | {'item': model.rows['item'] - 1})
+  with pytest.raises(ValueError, match=r"Table 'item' has \d+ rows in the model and \d+ in 'click"):
+    export.write(tmp_path / 'model', older, *rest, data[0])
+  assert not (tmp_path / 'model').exists()
+
+
 @pytest.mark.parametrize('part', ['tables', 'net'])
 def test_a_model_that_has_diverged_is_refused(made, data, tmp_path, part):
   *how, stored, net = made

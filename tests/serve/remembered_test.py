@@ -51,6 +51,32 @@ def test_each_value_is_encoded_once():
   assert asked == [['a', 'b'], ['c']]
 
 
+def test_values_are_taken_in_turn_whatever_their_index_says():
+  """As of a pandas Series of sorted rows, or of those that a filter left."""
+
+  class Indexed(list):
+    def __getitem__(self, i):
+      return super().__getitem__(len(self) - 1 - i)
+
+  for columns in (Indexed(['a', 'b', 'a', 'e']), dict.fromkeys(['a', 'b', 'c']).keys()):
+    seen, _ = asked_of()
+    for _ in range(2):
+      np.testing.assert_array_equal(seen(columns), code(list(columns)))
+
+
+def test_lists_of_unknown_values_drive_nothing_out():
+  asked = []
+
+  def encode(values):
+    asked.append(list(values))
+    return np.array([[code([x])[0, 0], -1] for x in values], np.int32)
+
+  seen = remembered.Remembered(encode, limit=2)
+  for values in (['a', 'b'], ['d', 'none'], ['a', 'b']):
+    seen(values)
+  assert asked == [['a', 'b'], ['d', 'none']]
+
+
 def test_unknown_values_drive_nothing_out():
   seen, asked = asked_of(limit=2)
   seen(['a', 'b'])
@@ -73,10 +99,13 @@ def test_what_is_full_is_forgotten_and_filled_anew():
   np.testing.assert_array_equal(seen(['e', 'c', 'b', 'a']), code(['e', 'c', 'b', 'a']))
 
 
-def test_long_texts_are_not_kept():
-  long = 'x' * (remembered.LONGEST + 1)
-  lists = ('x',) * remembered.LONGEST, ('x', 'y')
-  asked = []
+@pytest.mark.parametrize(
+  'long',
+  ['x' * remembered.LONGEST, ('x',) * remembered.LONGEST, 10 ** (3 * remembered.LONGEST)],
+  ids=['text', 'list', 'integer'],
+)
+def test_long_values_are_not_kept(long):
+  short, asked = ('x', 'y'), []
 
   def encode(values):
     asked.extend(values)
@@ -84,8 +113,19 @@ def test_long_texts_are_not_kept():
 
   seen = remembered.Remembered(encode)
   for _ in range(2):
-    assert seen([long, 'short', *lists]).tolist() == [1] * 4
-  assert asked == [long, 'short', *lists, long, lists[0]]
+    assert seen([long, 'short', short]).tolist() == [1] * 3
+  assert asked == [long, 'short', short, long]
+
+
+def test_of_wide_lists_fewer_are_kept():
+  def wide(values):
+    return np.array(values, np.int32)[:, None] * np.ones((1, 100_000), np.int32)
+
+  seen = remembered.Remembered(wide)
+  seen(list(range(1, 30)))
+  place, held = seen._held
+  assert len(place) == len(held) == 10
+  np.testing.assert_array_equal(seen([3, 30, 2]), wide([3, 30, 2]))
 
 
 def test_an_error_names_the_row_of_the_batch():
@@ -148,7 +188,7 @@ def test_lists_are_remembered_as_such(data, tmp_path, monkeypatch):
     found = scorer.encode(columns)
     for name, column in expected.items():
       np.testing.assert_array_equal(found[name], column, err_msg=name)
-  monkeypatch.setattr(raw_values, '_lists', None)  # All of them, but the empty one, were here.
-  full = [i for i, cell in enumerate(lists['tags']) if expected['tags'][i].any()]
+  monkeypatch.setattr(raw_values, '_lists', None)  # All with a known element were here.
+  full = np.flatnonzero((expected['tags'] > 0).any(axis=1)).tolist()
   found = scorer.encode({name: [column[i] for i in full] for name, column in lists.items()})
   np.testing.assert_array_equal(found['tags'], expected['tags'][full])

@@ -87,6 +87,21 @@ def test_large_batches_are_scored_as_small_ones(data, tmp_path):
   np.testing.assert_allclose(found, expected, rtol=0, atol=NUMPY * np.abs(expected).max())
 
 
+def test_columns_that_are_missing_or_short_are_told_in_words(data, tmp_path):
+  _, folder = exported(data, tmp_path, net='lr')
+  made = serve.open(folder)
+  encoded = made.encode({name: x * 20 for name, x in cases.by_column(data[1]).items()})
+  first, second, *_ = made.manifest['model']['features']
+  short = encoded[first][: numpy_scorer.TOGETHER]  # All that is scored at once.
+  with pytest.raises(ValueError, match=f"Feature '{first}' has 1024 rows, and .* has 1800"):
+    made.score(encoded | {first: short})
+  del encoded[second]
+  with pytest.raises(
+    ValueError, match=f"Feature '{second}' has no column; the model reads {first}"
+  ):
+    made.score(encoded)
+
+
 def test_the_smallest_tables_are_decoded_and_no_more_than_told(data, tmp_path):
   _, folder = exported(data, tmp_path, cases.CHAINS['multi_hash_int8'])
   opened = artifact.open_artifact(folder)

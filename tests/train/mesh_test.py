@@ -9,6 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from ctr_jax import compress
+from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import placement, rowwise, stack
 from ctr_jax.train import checkpoint, mesh
 from ctr_jax.train import state as state_lib
@@ -86,6 +87,25 @@ def test_columns_are_split_where_the_optimizer_keeps_nothing_for_rows():
   close(small.arrays_of(built, state), want)
   with pytest.raises(ValueError, match=r"'category' is split by columns, and its optimizer keeps"):
     mesh.program(on, built, small.RECIPE)
+
+
+@pytest.mark.parametrize('rules', [COPIES, HOST])
+def test_a_split_is_scored_as_on_one_device(rules):
+  source, tables = small.worker.tiny(), (('user', compress.identity()), ('.*', compress.drop()))
+  net = small.models.NETS['lr']()
+
+  def scored(program_of, layout):
+    built = small.predict.build(source.schema, source.rows, tables, net, 1, layout=layout)
+    program = program_of(built)
+    state = program.create(3)
+    args = program.scorer, state.tables, state.net, source, 'test', 96
+    return evaluate.scores(built, *args).logits
+
+  on = cluster(2, 2, rules)
+  found = scored(lambda built: mesh.program(on, built, small.RECIPE), on.layout)
+  want = scored(lambda built: step_lib.program(built, small.RECIPE), stack.apart)
+  assert np.ptp(want) > 0
+  np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-6)
 
 
 def lowered(rows, on, batch=256):
