@@ -44,7 +44,18 @@ _SAVED = flags.DEFINE_float(
 )
 _WRITE = flags.DEFINE_string('write', None, 'File to write the flags of the chosen ladder to.')
 # Of this run alone; whatever else was given is the ladder's as well.
-_OWN = {'try', 'allowed', 'gain', 'saved', 'write', 'workdir', 'seeds', 'first_seed', 'save_result'}
+_OWN = {
+  'try',
+  'allowed',
+  'gain',
+  'saved',
+  'write',
+  'workdir',
+  'seeds',
+  'first_seed',
+  'save_result',
+  'result',
+}
 
 
 def train(rung: recipes.Rung, folder: pathlib.Path) -> dict[str, Any]:

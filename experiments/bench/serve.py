@@ -8,9 +8,10 @@ Without --artifacts, the massive model of `experiments.massive_to_compact` (full
 click rates of pairs) and a compact one (relations in the net, scores of node vectors in int8,
 multi-hash to a quarter in int8; no feature is left out) are exported with numbers that nobody
 trained: what they cost does not depend on them. Each artifact is opened by each scorer in a process
-of its own; the processes take turns. Requests are raw values of the test split. `raw` is from raw
-values to probabilities, `encoded` from row numbers to logits: the first is mostly finding texts in
-vocabularies in Python. Ratios are to the first artifact, with the same scorer.
+of its own; the processes take turns. Requests are raw values of the test split that were asked for
+before, so that what a scorer remembers of them is at hand. `raw` is from raw values to
+probabilities, `encoded` from row numbers to logits. Ratios are to the first artifact, with the same
+scorer.
 """
 
 from __future__ import annotations
