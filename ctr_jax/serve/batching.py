@@ -18,6 +18,7 @@ import numpy as np
 
 from ctr_jax import serve
 from ctr_jax.serve import pace
+from ctr_jax.serve import scorer as scorer_lib
 from ctr_jax.serve.limits import Limits, Refused
 
 _CERTAIN = 0.5
@@ -246,36 +247,16 @@ def _refusal(waiting, error):
 
 
 def _judged(waiting, probabilities):
-  """The answer; where a probability is not a number, whose fault that is.
-
-  A number may be a float32 and still have a square that is none. If the model can score the request
-  without its numbers, they are at fault, and else the model.
-  """
-  scorer, columns = waiting.scorer, waiting.columns
-  finite = np.isfinite(probabilities)
-  if finite.all():
-    return Answer(probabilities, scorer.version)
-  numbers = [name for name, kind in scorer.columns.items() if kind in ('numeric', 'bucket')]
+  """The answer; where a probability is not a number, whose fault that is."""
+  model = waiting.scorer
+  if np.isfinite(probabilities).all():
+    return Answer(probabilities, model.version)
   try:
-    without = scorer.predict({**columns, **{name: [None] * waiting.rows for name in numbers}})
-    if not numbers or not np.isfinite(without).all():
-      raise ValueError('The model gave a probability that is not a number.')
+    return _refusal(
+      waiting, scorer_lib.fault(model.predict, model.columns, waiting.columns, probabilities)
+    )
   except Exception as e:
     return _refusal(waiting, e)
-  row = int(np.argmin(finite))
-  largest = max(numbers, key=lambda name: _size(columns[name][row]))
-  return Refused(
-    422,
-    f'Column {largest!r}, row {row}: {str(columns[largest][row])[:40]} is too large a number for '
-    'this model, which gives no probability then.',
-    'input',
-  )
-
-
-def _size(number):
-  """Of a value that was read as a number; 0 of a missing one."""
-  size = abs(float(number or 0))
-  return size if size > 0 else 0.0
 
 
 def _overloaded(reason, why, expected_s):

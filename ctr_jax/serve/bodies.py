@@ -67,6 +67,15 @@ def parse(kind: str, body: bytes, names: Collection[str], limits: Limits) -> Par
   return Parsed(columns, rows)
 
 
+def warm_up() -> None:
+  """Does beforehand what the first Arrow body would wait for.
+
+  Arrow imports pandas, where that is installed, when it makes its first array: half a second in
+  which the service would answer nobody.
+  """
+  answer(ARROW, np.zeros(1, np.float32), '')
+
+
 def answer(kind: str, probabilities: np.ndarray, version: str) -> bytes:
   """The body of an answer, of the kind of its request."""
   made = arrow_bodies if kind == ARROW else json_bodies

@@ -66,18 +66,19 @@ class Encoder:
 
   def _column(self, feature, column):
     seen = self._seen.get(feature.name)
-    keys = None if seen is None else _keys(column)
+    keys = None if seen is None else _keys(column, feature.kind)
     return self._encode[feature.name](column) if keys is None else seen(keys)
 
 
-def _keys(column):
+def _keys(column, kind):
   """The values as keys of a dict; None where two that differ may be one, as 1, True and 1.0."""
   types = set(map(type, column))
   if types <= {str, int, type(None)}:
     return column
-  if types == {list} and set(map(type, itertools.chain.from_iterable(column))) <= {str}:
-    return list(map(tuple, column))
-  return None
+  if kind != 'ids' or types != {list}:
+    return None
+  texts = set(map(type, itertools.chain.from_iterable(column))) <= {str}
+  return list(map(tuple, column)) if texts else None
 
 
 def _finder(artifact, feature, rows) -> Callable[[Any], np.ndarray] | None:

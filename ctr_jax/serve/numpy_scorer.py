@@ -66,7 +66,9 @@ def make(artifact: artifact_lib.Artifact, model: served.Model, decoded: int = DE
       for feature, own in zip(features, reads, strict=True):
         pooled[feature.name] = own.pool(found[start : start + len(own.ids)])
         start += len(own.ids)
-    return net(np, parameters, np.stack([pooled[f.name] for f in model.features], axis=1))
+    vectors_BxFxD = np.stack([pooled[f.name] for f in model.features], axis=1)
+    with np.errstate(over='ignore', invalid='ignore'):  # Of numbers that are too large: `fault`.
+      return net(np, parameters, vectors_BxFxD)
 
   return score
 

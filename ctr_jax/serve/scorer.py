@@ -29,7 +29,7 @@ class Scorer:
     columns: raw column → kind of the feature that reads it: 'id', 'ids', 'hash' (texts; numbers
       are read as their text), 'numeric' or 'bucket' (numbers, or texts of numbers).
     version: SHA-256 of the artifact's manifest, which names the checksum of every other file.
-    nbytes: of the stored tables and the net's parameters.
+    nbytes: of the stored tables, what is looked up before them, and the net's parameters.
     manifest: what the artifact says of itself.
   """
 
@@ -41,7 +41,7 @@ class Scorer:
   def __init__(self, artifact: artifact_lib.Artifact, model: served.Model, score: Score):
     self.version, self.manifest = artifact.version, artifact.manifest
     sizes = artifact.manifest['bytes']
-    self.nbytes = sizes['tables'] + sizes['net']
+    self.nbytes = sum(sizes[name] for name in ('tables', 'lookup', 'vectors', 'net'))
     self._encoder = encoder.Encoder(artifact, model)
     self.columns = self._encoder.columns
     self._model, self._score = model, score
@@ -60,8 +60,17 @@ class Scorer:
       float32 [B], the probability of a click.
 
     Raises:
-      BadInput: a value of a wrong type, unequal lengths, an unknown or a missing column.
+      BadInput: a value of a wrong type, unequal lengths, an unknown or a missing column; a number
+        that is too large for the model.
+      ValueError: the model gives a probability that is not a number, whatever it is asked.
     """
+    found = self.unchecked(columns)
+    if not np.isfinite(found).all():
+      raise fault(self.unchecked, self.columns, columns, found)
+    return found
+
+  def unchecked(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+    """As `predict`, with NaN where there is no probability; see `fault`."""
     x = self.logits(columns).astype(np.float64)
     with np.errstate(over='ignore'):
       return (1 / (1 + np.exp(-x))).astype(np.float32)
@@ -90,6 +99,46 @@ class Scorer:
     if 0 in lengths:
       return np.zeros(0, np.float32)
     return self._score(encoded)
+
+
+def fault(
+  predict: Callable[[Mapping[str, Sequence[Any]]], np.ndarray],
+  kinds: Mapping[str, str],
+  columns: Mapping[str, Sequence[Any]],
+  probabilities: np.ndarray,
+) -> ValueError:
+  """Why some probabilities are not numbers.
+
+  A number may be a float32 and still have a square that is none. If the model can score the rows
+  without their numbers, these are at fault, and else the model.
+
+  Args:
+    predict: the model's, unchecked.
+    kinds: `Scorer.columns`.
+    columns: what was asked.
+    probabilities: what was answered.
+
+  Returns:
+    BadInput that names the number, or a ValueError.
+  """
+  finite = np.isfinite(probabilities)
+  numbers = [name for name, kind in kinds.items() if kind in ('numeric', 'bucket')]
+  without = predict({**columns, **{name: [None] * len(finite) for name in numbers}})
+  if not numbers or not np.isfinite(without).all():
+    return ValueError('The model gave a probability that is not a number.')
+  row = int(np.argmin(finite))
+  values = {name: list(columns[name])[row] for name in numbers}
+  largest = max(numbers, key=lambda name: _size(values[name]))
+  return BadInput(
+    f'Column {largest!r}, row {row}: {str(values[largest])[:40]} is too large a number for this '
+    'model, which gives no probability then.'
+  )
+
+
+def _size(number):
+  """Of a value that was read as a number; 0 of a missing one."""
+  size = abs(float(number or 0))
+  return size if size > 0 else 0.0
 
 
 def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:

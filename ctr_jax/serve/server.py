@@ -26,7 +26,7 @@ from ctr_jax.serve.limits import Limits
 try:
   import uvicorn
 
-  from ctr_jax.serve import app, worker
+  from ctr_jax.serve import app, bodies, worker
 except ModuleNotFoundError as missing:
   if __name__ != '__main__' or not missing.name or missing.name.startswith('ctr_jax'):
     raise
@@ -152,6 +152,7 @@ def main(argv) -> None:
   """Listens and serves."""
   if len(argv) > 1:
     raise absl_app.UsageError(f'Unknown argument {argv[1]!r}.')
+  bodies.warm_up()
   try:
     service = app.Service(_open, limits(), _tried_rows())
     listening = socket.create_server((_HOST.value, _PORT.value), backlog=2048)

@@ -69,7 +69,7 @@ class Remote:
     threading.Thread(target=_watch, args=(watched,), name='watch', daemon=True).start()
 
   def predict(self, columns) -> np.ndarray:
-    """See `serve.Scorer.predict`; values are plain Python ones, as bodies have them.
+    """See `serve.Scorer.unchecked`; values are plain Python ones, as bodies have them.
 
     A batch during which the process dies is scored once more.
 
@@ -209,7 +209,7 @@ def main(folder: str, scorer: str) -> None:
     while True:
       columns = json.loads(_receive(asked))
       try:
-        probabilities = np.asarray(model.predict(columns), '<f4')
+        probabilities = np.asarray(model.unchecked(columns), '<f4')
       except serve.BadInput as e:
         say('bad input', str(e))
       except Exception:

@@ -92,7 +92,7 @@ def test_the_whole_experiment(tmp_path):
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'report.md').read_text() in done.stdout
   rows = {r['name']: r for r in json.loads((tmp_path / 'result.json').read_text())['rows']}
-  assert len(rows) == 7
+  assert len(rows) == 8
   days, day = drift.small().days, sum(drift.small().samples) // drift.small().days
   one = day // 64 * 64
   assert rows['incremental, new day']['samples'] == [(days - 1) * one]

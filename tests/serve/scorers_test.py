@@ -225,3 +225,26 @@ def test_rules_of_another_model_are_refused(data, tmp_path):
 def test_unknown_scorer(tmp_path):
   with pytest.raises(ValueError, match='there are numpy, jax, onnx'):
     serve.open(tmp_path, 'torch')
+
+
+@pytest.mark.parametrize('name', ['numpy', 'jax', 'onnx'])
+def test_a_number_that_is_too_large_is_refused_in_words(data, tmp_path, name):
+  if name == 'onnx' and without_onnx:
+    pytest.skip("onnx is an extra: 'ctr_jax[serve]'")
+  _, folder = exported(data, tmp_path, net='dcn')
+  made, columns = serve.open(folder, name), cases.by_column(data[1][:3])
+  columns['price'] = [1.0, 1e30, 2.0]
+  with pytest.raises(serve.BadInput, match=r"'price', row 1: 1e\+30 is too large a number"):
+    made.predict(columns)
+  assert np.isnan(made.unchecked(columns)).tolist() == [False, True, False]
+
+
+def test_a_model_without_a_probability_is_an_error_of_its_own():
+  def nothing(columns):
+    return np.full(len(columns['user']), np.nan, np.float32)
+
+  for kinds in ({'user': 'id', 'price': 'numeric'}, {'user': 'id'}):
+    columns = {'user': ['a', 'b'], 'price': [1.0, 2.0]}
+    found = scorer.fault(nothing, kinds, columns, nothing(columns))
+    assert 'a probability that is not a number' in str(found)
+    assert not isinstance(found, serve.BadInput)
