@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -258,3 +260,19 @@ def test_who_goes_away_is_counted_once():
   counted = [line for line in lines if line.startswith('ctr_requests_total')]
   assert counted == ['ctr_requests_total{path="/v1/score",status="499"} 1.0']
   assert service._held == 0
+
+
+def test_the_first_arrow_body_waits_for_no_import():
+  body = stream({'user': ['u1', None], 'tags': [['a'], ['b']], 'price': [1.5, 2.0]})
+  code = f"""
+import sys
+import numpy as np
+from ctr_jax.serve import bodies, limits
+bodies.warm_up()
+before = set(sys.modules)
+found = bodies.parse(bodies.ARROW, {body!r}, ['user', 'tags', 'price'], limits.Limits())
+bodies.answer(bodies.ARROW, np.ones(found.rows, np.float32), 'one')
+assert set(sys.modules) == before, set(sys.modules) - before
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
