@@ -252,11 +252,10 @@ def _judged(waiting, probabilities):
   if np.isfinite(probabilities).all():
     return Answer(probabilities, model.version)
   try:
-    return _refusal(
-      waiting, scorer_lib.fault(model.predict, model.columns, waiting.columns, probabilities)
-    )
+    error = scorer_lib.fault(model.predict, model.columns, waiting.columns, probabilities)
   except Exception as e:
-    return _refusal(waiting, e)
+    error = e
+  return _refusal(waiting, error)
 
 
 def _overloaded(reason, why, expected_s):
