@@ -19,7 +19,7 @@ then numbers stand beside the leaderboard's, not on it.
 
 from absl import flags
 
-from experiments import common, optimizers, report, trials
+from experiments import common, merging, optimizers, report, trials
 
 # net: (λ in dense mode, options of the net, published test AUC: five-seed mean where there is one)
 _RECIPES = {
@@ -69,7 +69,9 @@ def main() -> None:
     rows = trials.run(trial(), source, folder, common.seeds())
     published = _RECIPES[_NET.value][2]
     found = common.result('bars_frappe', source, rows, published_auc=published)
-    common.save(folder, found, f'bars_frappe_{_NET.value}_{_MODE.value}')
+    name = f'bars_frappe_{_NET.value}_{_MODE.value}'
+    found = merging.merged(found, name)
+    common.save(folder, found, name)
     print(f'\n{report.ladder(found)}\n\npublished test AUC: {published}\n{report.caption(found)}')
 
 

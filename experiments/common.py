@@ -56,7 +56,11 @@ WORKDIR = flags.DEFINE_string(
 SEEDS = flags.DEFINE_integer(
   'seeds', 1, 'How many seeds to train; means and spreads are over them.'
 )
-FIRST_SEED = flags.DEFINE_integer('first_seed', 0, 'The first seed.')
+FIRST_SEED = flags.DEFINE_integer(
+  'first_seed',
+  0,
+  'The first seed. Others join those that experiments/results has of a row already.',
+)
 SEEDS_AT_ONCE = flags.DEFINE_integer(
   'seeds_at_once',
   1,

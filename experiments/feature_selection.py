@@ -24,7 +24,7 @@ from absl import flags
 from ctr_jax import compress
 from ctr_jax.compress import codec
 from ctr_jax.evaluate import importance
-from experiments import common, report, selection, sweeps, trials
+from experiments import common, merging, report, selection, sweeps, trials
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(selection)
@@ -147,7 +147,7 @@ def main() -> None:
   base = sweeps.base().describe(source) | _settings(ks)
   shared = {'base': base, 'roles': _roles(source), **common.best_possible(source)}
   if common.SAVE.value:  # Refused before hours of work.
-    sweeps.merged(common.result('feature_selection', source, [], **shared), name)
+    merging.merged(common.result('feature_selection', source, [], **shared), name)
   with common.workdir('feature_selection') as folder:
     setting = selection.Setting(sweeps.base(), source, folder)
     costs = {x: cost._asdict() for x, cost in setting.costs().items()}
@@ -157,7 +157,7 @@ def main() -> None:
       print(f'[{i + 1}/{len(methods)}] {method}', flush=True)
       rows.append(measure(setting, method, common.seeds(), ks))
       found = common.result('feature_selection', source, rows, **shared)
-      found = sweeps.merged(found, name)
+      found = merging.merged(found, name)
       common.save(folder, found, name)
     text = f'{render(found)}\n\n{report.caption(found)}\n'
     (folder / 'report.md').write_text(text)

@@ -38,7 +38,7 @@ from ctr_jax.data import days as days_lib
 from ctr_jax.evaluate import evaluate
 from ctr_jax.tables import leaf
 from ctr_jax.train import days, grow, step
-from experiments import common, crossed, incremental_report, report, sweeps
+from experiments import common, crossed, incremental_report, merging, report, sweeps
 
 flags.adopt_module_key_flags(common)  # So that --help shows them.
 flags.adopt_module_key_flags(sweeps)
@@ -283,7 +283,7 @@ def main() -> None:
       print(f'[{i + 1}/{len(chosen)}] {entry.label}', flush=True)
       found = [measured(setting, entry, folder, seed) for seed in common.seeds()]
       rows.append(row(entry, found, common.seeds()))
-      result = sweeps.merged(common.result('incremental', source, rows, **shared), name)
+      result = merging.merged(common.result('incremental', source, rows, **shared), name)
       common.save(folder, result, name)
     if common.SHARED.value:
       return

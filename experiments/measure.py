@@ -15,6 +15,18 @@ from ctr_jax.tables import leaf, stack
 from ctr_jax.train import loop
 from ctr_jax.train import state as state_lib
 
+SIZES = (
+  'bytes', 'bytes_training', 'bytes_lookup', 'net_parameters', 'table_parameters', 'bytes_sample',
+  'bytes_artifact',
+)  # fmt: skip
+"""Of a row: a number, the mean of seeds where what a search kept makes them differ."""
+
+PER_SEED = (
+  'train_samples_per_second', 'score_samples_per_second', 'train_seconds', 'epochs', 'best_epoch',
+  'valid_best', 'latency_p50_ms', 'latency_p99_ms', 'train_seconds_before',
+)  # fmt: skip
+"""Of a row: a list of a value for each seed."""
+
 
 def of(outcome, source: columns.Source) -> dict[str, Any]:
   """Metrics on test, samples scored per second, and sizes, of a `trials.Outcome`."""
@@ -78,39 +90,30 @@ def training(model: predict.Model, optimizer, how: loop.Position) -> dict[str, A
 def row(name: str, found: list[dict[str, Any]]) -> dict[str, Any]:
   """Per-seed measurements → one row: a list of values per metric, and what all seeds share."""
   metrics = sorted(found[0]['test'])
-  shared = (
-    'bytes', 'bytes_training', 'bytes_lookup', 'bytes_by_table', 'axes_by_table', 'net_parameters',
-  )  # fmt: skip
-  lists = (
-    'train_samples_per_second', 'score_samples_per_second', 'train_seconds', 'epochs', 'best_epoch',
-    'valid_best',
-  )  # fmt: skip
   return {
     'name': name,
     'seeds': [x['seed'] for x in found],
     'test': {m: [x['test'][m] for x in found] for m in metrics},
-    **{k: [x[k] for x in found] for k in lists if k in found[0]},
-    **{k: found[0][k] for k in shared if k in found[0]},
-    **_sizes(found),
+    **deployed(found),
   }
 
 
 def deployed(found: list[dict[str, Any]]) -> dict[str, Any]:
-  """What `deployed.measured` found of each seed → more columns of the row."""
-  times = ('latency_p50_ms', 'latency_p99_ms', 'train_seconds_before')
-  shared = ('table_parameters', 'bytes_sample', 'bytes_artifact', 'without_artifact')
+  """Columns of a row that are not metrics, of whatever was measured."""
+  of_all = ('bytes_by_table', 'axes_by_table', 'without_artifact')
   return {
-    **{k: [x[k] for x in found] for k in times if k in found[0]},
-    **{k: found[0][k] for k in shared if k in found[0]},
-    **_sizes(found, shared[:3]),
+    **{k: [x[k] for x in found] for k in PER_SEED if k in found[0]},
+    **sizes(found),
+    **{k: found[0][k] for k in of_all if k in found[0]},
   }
 
 
-def _sizes(found, names=('bytes', 'bytes_training', 'bytes_lookup', 'net_parameters')):
-  """Sizes, where what a search kept makes them differ from seed to seed: the mean, and each."""
-  sizes = {}
-  for name in names:
-    values = [x[name] for x in found if name in x]
-    if len(set(values)) > 1:
-      sizes |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}
-  return sizes
+def sizes(found: list[dict[str, Any]]) -> dict[str, Any]:
+  """Sizes per seed → columns of a row."""
+  made: dict[str, Any] = {}
+  for name in SIZES:
+    if values := [x[name] for x in found if name in x]:
+      made[name] = values[0]
+      if len(set(values)) > 1:
+        made |= {name: round(statistics.fmean(values)), f'{name}_by_seed': values}
+  return made

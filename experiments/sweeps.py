@@ -13,7 +13,6 @@ has, so that a table may be filled over several runs and with more seeds where a
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,18 +21,12 @@ from absl import flags
 
 from ctr_jax import compress, models
 from ctr_jax.data import columns
-from experiments import common, report, settings, trials
+from experiments import common, merging, report, settings, trials
 
 ONLY = flags.DEFINE_string('only', None, 'Only the rows whose "group: name" holds this expression.')
 CORE_ROWS = flags.DEFINE_integer('core_rows', 1000, 'Tables of at least so many rows are changed.')
 NET = flags.DEFINE_string('net', 'dcn', f'One of {", ".join(models.NETS)}.')
 RATIOS = flags.DEFINE_list('ratios', ['10', '100'], 'How many times fewer bytes.')
-# Of these only --core_rows is of every sweep; the next are of those that make columns of pairs, and
-# the last of days whose tables admit and evict.
-_RECIPE = (
-  'core_rows', 'pairs', 'min_count', 'vector_dim', 'vector_l2',
-  'admitted_rows', 'admission_threshold', 'admission_decay',
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +126,9 @@ def run(
   if axis is None:
     shared['picture'] = False
   if common.SAVE.value:
-    merged(common.result(experiment, source, [], **shared), name)  # Refused before hours of work.
+    merging.merged(
+      common.result(experiment, source, [], **shared), name
+    )  # Refused before hours of work.
   with common.workdir(experiment) as folder:
     rows = []
     for i, entry in enumerate(chosen):
@@ -142,7 +137,7 @@ def run(
       found = trials.run(entry.trial, own, folder, common.seeds(), entry.links)
       rows += [row | {'group': entry.group, **entry.facts, **facts} for row in found]
       # After every trial, so that a sweep that is stopped has kept what it has measured.
-      result = merged(common.result(experiment, source, rows, **shared), name)
+      result = merging.merged(common.result(experiment, source, rows, **shared), name)
       common.save(folder, result, name)
     if common.SHARED.value:
       return  # The report is made of all rows, by a run that finds them done.
@@ -156,42 +151,3 @@ def run(
 def folder_name(group: str, name: str) -> str:
   """A trial's name: also its folder, and unique within its sweep."""
   return re.sub(r'[^\w.=,+×-]+', '_', f'{group} {name}'.strip())
-
-
-def _changed() -> dict[str, Any]:
-  """Flags that are part of the recipe of rows whatever their names, where not at their defaults."""
-  there = {name: flags.FLAGS[name] for name in _RECIPE if name in flags.FLAGS}
-  return {name: flag.value for name, flag in there.items() if flag.value != flag.default}
-
-
-def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
-  """`found` with the rows that experiments/results already has of the same data and settings.
-
-  Raises:
-    ValueError: with --save_result, if those rows are of other data, another recipe or other days.
-  """
-  path = common.RESULTS / f'{name}.json'
-  for row in found['rows']:
-    row.setdefault('command', found['command'])
-  if changed := _changed():
-    found = found | {'flags': changed}
-  if not path.exists():
-    return found
-  before = json.loads(path.read_text())
-  same = ('data_checksum', 'base', 'added', 'how', 'flags')
-  differ = [key for key in same if before.get(key) != found.get(key)]
-  if differ:
-    if common.SAVE.value:
-      there = ', '.join(f'{key}: {before.get(key, "by default")}' for key in differ)
-      raise ValueError(
-        f'{path} has rows of other data or settings ({there}): rows are compared with each '
-        'other, so move it away first, or leave out --save_result.'
-      )
-    return found
-  new = {row['name']: row for row in found['rows']}
-  rows = []
-  for row in before['rows']:
-    again = new.pop(row['name'], row)
-    # A look with fewer seeds does not take the place of a measurement with more.
-    rows.append(again if len(again['seeds']) >= len(row['seeds']) else row)
-  return found | {'rows': [*rows, *new.values()]}

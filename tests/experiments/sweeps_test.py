@@ -8,19 +8,14 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
 from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.tables import leaf
 from ctr_jax.train import loop
 from experiments import (
-  common,
-  crossed,
   frontier,
   hash_family,
-  incremental,
   report,
   sweeps,
   trials,
@@ -165,50 +160,6 @@ def test_the_frontier_is_made_of_rows_that_no_other_beats():
       for x in rows
     )
     assert (row in front) == (not beaten)
-
-
-def test_results_fill_up(tmp_path, monkeypatch):
-  flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr(common, 'RESULTS', tmp_path)
-
-  def result(*rows):
-    named = [{'name': n, 'seeds': list(range(k)), 'mark': mark} for n, k, mark in rows]
-    return {'data_checksum': 'x', 'command': 'c', 'rows': named}
-
-  first = sweeps.merged(result(('a', 1, 0), ('b', 5, 0)), 'r')
-  (tmp_path / 'r.json').write_text(json.dumps(first))
-  again = sweeps.merged(result(('b', 1, 1), ('c', 1, 1), ('a', 2, 1)), 'r')
-  # More seeds take the place of fewer, never the other way round; the order stays.
-  assert [(x['name'], len(x['seeds']), x['mark']) for x in again['rows']] == [
-    ('a', 2, 1), ('b', 5, 0), ('c', 1, 1),
-  ]  # fmt: skip
-  for other in ({'data_checksum': 'y'}, {'base': 'another net'}):
-    other = result(('a', 1, 2)) | other
-    assert len(sweeps.merged(other, 'r')['rows']) == 1
-    with flagsaver.flagsaver(save_result=True), pytest.raises(ValueError, match='other data or'):
-      sweeps.merged(other, 'r')
-
-
-@pytest.mark.parametrize('flag', ['core_rows', crossed.PAIRS.name, incremental._THRESHOLD.name])
-def test_rows_of_other_flags_are_not_merged(tmp_path, monkeypatch, flag):
-  flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr(common, 'RESULTS', tmp_path)
-  path = tmp_path / 'r.json'
-
-  def result(name):
-    rows = [{'name': name, 'seeds': [0]}]
-    return sweeps.merged({'data_checksum': 'x', 'command': 'c', 'rows': rows}, 'r')
-
-  with flagsaver.flagsaver(save_result=True):
-    path.write_text(json.dumps(result('a')))  # Without a word of flags, as results of old.
-    with flagsaver.flagsaver(**{flag: 3}):
-      with pytest.raises(ValueError, match=r'other data or settings .flags: by default'):
-        result('b')
-      path.unlink()
-      path.write_text(json.dumps(result('a')))
-      assert [row['name'] for row in result('b')['rows']] == ['a', 'b']
-    with pytest.raises(ValueError, match=f"flags: .'{flag}': 3"):
-      result('b')
 
 
 def test_differences_are_seed_by_seed():
