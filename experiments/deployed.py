@@ -24,13 +24,11 @@ from ctr_jax.evaluate import evaluate
 from ctr_jax.serve import export, pairs_export
 from ctr_jax.tables import leaf, stack
 from ctr_jax.train import journal, loop, processes
-from experiments import trials
+from experiments import measure, trials
 
 BATCH = 256
 """Samples of a request whose time is taken."""
 _CALLS, _WARM = 300, 20
-# Raised when what is measured changes.
-_VERSION = 1
 
 
 def measured(
@@ -58,7 +56,7 @@ def measured(
   """
   path = _folder(trial, workdir, seed) / 'deployed.json'
   made_of = {
-    'version': _VERSION,
+    'version': measure.VERSION,
     'trial': trials.description(trial, source, seed),
     'links': [[name, trials.applied(link)] for name, link in links],
   }

@@ -15,6 +15,9 @@ from ctr_jax.tables import leaf, stack
 from ctr_jax.train import loop
 from ctr_jax.train import state as state_lib
 
+VERSION = 2
+"""Raised when what is measured changes, or how: what was measured before is then measured anew."""
+
 SIZES = (
   'bytes', 'bytes_training', 'bytes_lookup', 'net_parameters', 'table_parameters', 'bytes_sample',
   'bytes_artifact',

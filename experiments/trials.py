@@ -334,7 +334,8 @@ def _done(trial, source, workdir, seed, links):
     return None
   saved = json.loads(path.read_text())
   same = saved['description'] == description(trial, source, seed)
-  return saved['measured'] if same and _measured(saved, links) else None
+  as_now = saved.get('version') == measure.VERSION
+  return saved['measured'] if same and as_now and _measured(saved, links) else None
 
 
 def _seed(trial, source, workdir, seed, links):
@@ -351,6 +352,7 @@ def _seed(trial, source, workdir, seed, links):
     measured[name] = {'seed': seed} | measure.of(_served(trial, outcome, source, link), source)
   done_with = {name: applied(link) for name, link in links}
   found = {'description': described, 'links': done_with, 'measured': measured}
+  found |= {'version': measure.VERSION}
   loop.write_json(done, found)
   return measured
 

@@ -11,7 +11,7 @@ from ctr_jax import compress
 from ctr_jax.data import synthetic
 from ctr_jax.tables import leaf
 from ctr_jax.train import loop
-from experiments import trials
+from experiments import measure, trials
 
 SOURCE = synthetic.Synthetic(synthetic.small())
 FULL = trials.Trial(
@@ -66,6 +66,19 @@ def test_another_stage_before_is_another_result(tmp_path):
   other = dataclasses.replace(FULL, optimizer=dataclasses.replace(FULL.optimizer, l2=0.5))
   with pytest.raises(ValueError, match='made with another optimizer'):
     trials.run(dataclasses.replace(stages, after=other), SOURCE, tmp_path, [0])
+
+
+def test_what_was_measured_in_another_way_is_measured_anew(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(trials.journal, 'say', said.append)
+  first = trials.run(FULL, SOURCE, tmp_path, [0])
+  assert trials.run(FULL, SOURCE, tmp_path, [0]) == first
+  assert len(said) == 1
+  monkeypatch.setattr(measure, 'VERSION', measure.VERSION + 1)
+  (again,) = trials.run(FULL, SOURCE, tmp_path, [0])
+  assert len(said) == 1  # It was not done.
+  assert again['test'] == first[0]['test']
+  assert again['train_seconds'] == first[0]['train_seconds']  # Nor trained again.
 
 
 def test_how_often_a_run_is_saved_makes_it_no_other():
