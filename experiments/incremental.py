@@ -12,9 +12,9 @@ Each day is scored by the model of the day before, and then learned:
 A feature (--late; `badge` of the drifting set, which exists from then on) is added on day 6: to
 retraining by a model that has it, to the others by `train.grow`, which changes no logit. The rows
 `without` never get it. Rows with a cap admit and evict values (`data.admission`), so that tables,
-optimizer state and the vocabularies' own bytes stay under so many kB; `without cap` has a row for
-every value that there ever is. Where there are no days (Yelp), samples are cut into --days in the
-order of their position in the user's history.
+optimizer state and the vocabularies' own bytes stay under so many kB; those without a cap have a
+row for every value that there ever is. Where there are no days (Yelp), samples are cut into --days
+in the order of their position in the user's history.
 
 All rows share the optimizer, and the passes over the first day. The mean is over days 6 to 10; what
 was chosen (learning rates, L2, epochs, passes, batches) was chosen by days 2 to 5 (--until=5) of

@@ -10,9 +10,9 @@ over three epochs and incrementally by one pass (batches of 512, 256): learning 
 not tuned.
 
 Deep parts are (128, 64). The DCN's validation AUC is better with them than with the published
-[400]*3: on Frappe 0.9844 against 0.9839 and on ml1m 0.7913 against 0.7896 (five seeds each), on
-Yelp 0.9184 (one seed) against 0.9152 (five); `valid_best` in dimensions_*.json and precision_*.json
-of experiments/results. The recipes of experiments/bars_frappe.py keep their own.
+[400]*3: on Frappe 0.9844 against 0.9839, on ml1m 0.7913 against 0.7896 and on Yelp 0.9171
+against 0.9152 (five seeds each; `valid_best` in dimensions_*.json and precision_*.json of
+experiments/results). The recipes of experiments/bars_frappe.py keep their own.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An experiment says what to train in plain loops:
 
-  def sweep(add):
+  def sweep(add, source):
     for ways in (1, 2, 3):
       add('multi-hash', f'{ways} ways', rules=..., technique settings)
 

@@ -1,6 +1,7 @@
 """Where every table goes, how full every device gets and how long a step takes, before any machine.
 
-  python -m launch.plan --schema=clicks.toml --rows=user:1e9,item:1e8 --mesh=16x16 --device=v5e
+  python -m launch.plan --schema=clicks.toml --rows=user:1e9,item:1e8,tags:1e4 \\
+    --mesh=16x16 --device=v5e
   python -m launch.plan --encoded=workdir/encoded/clicks --mesh=1x8 --device=h200 --dim=64
   python -m launch.plan --schema=launch/trillion.toml --dim=128 --batch_size=65536 --mesh=16x16 \\
     --device=v5e --rules='.*=cast(bfloat16, stochastic)' --compile

@@ -1,7 +1,7 @@
 """Stacking: tables of equal width and dtype stored as one array, chosen by measurement.
 
 On accelerators few large kernels usually win (not measured here yet); on two CPU cores a row-wise
-Adagrad step on 26 tables of 10k×16 took 8.8 ms apart and 10.4 ms stacked, on 385k×16 10.1 and 11.5
+Adagrad step on 26 tables of 38k×16 took 7.6 ms apart and 7.9 ms stacked, on 385k×16 10.0 and 10.4
 (`experiments/bench/train_step.py`; experiments/RESULTS.md has the run).
 
 A `Layout` maps the leaves of a plan, named by path, to the arrays that hold them:
