@@ -180,6 +180,9 @@ class Checkpoints:
 
   def save(self, kind: str, state: state_lib.State, position: dict[str, Any]) -> None:
     """Saves asynchronously: returns when the arrays have been copied. A delta is then on disk."""
+    best = self._managers['best']
+    if kind == 'last' and best.latest_step() != int(state.step):
+      best.wait_until_finished()  # Later ones are no help where a kill has left no best one.
     if kind == 'last' and self._deltas.due:
       self._managers[kind].wait_until_finished()  # What it follows is complete.
       self._drop_deltas()

@@ -150,6 +150,7 @@ class _Run:
       saved = json.loads(done.read_text())
       if saved['described'] != self._described:
         raise ValueError(f'{self._folder} holds another run ({saved["described"]}): use another.')
+      self._forget(self._stream.days)
       return saved['days']
     state, entries = self._restored()
     with loop.Listening(self._terminated):
@@ -159,7 +160,7 @@ class _Run:
         if day + 1 < self._stream.days:
           self._save(state, entries)
       loop.write_json(done, {'described': self._described, 'days': entries})
-    shutil.rmtree(self._place(self._stream.days - 2), ignore_errors=True)
+    self._forget(self._stream.days)
     return entries
 
   def _stage(self, day):
@@ -244,13 +245,18 @@ class _Run:
     return checkpoint.Checkpoints(self._place(day), model, self._described)
 
   def _save(self, state, entries):
-    """What goes on after this day; the day before's is removed when this is complete."""
+    """What goes on after this day; what earlier days left is removed when this is complete."""
     day = entries[-1]['day']
     saved = self._checkpoints(day)
     saved.save('last', state, {'days': entries})
     saved.wait()
     saved.close()
-    shutil.rmtree(self._place(day - 1), ignore_errors=True)
+    self._forget(day)
+
+  def _forget(self, day):
+    """Removes what was saved of the days before: of all, since kills may have left several."""
+    for before in range(day):
+      shutil.rmtree(self._place(before), ignore_errors=True)
 
   def _restored(self):
     """(state, entries) after the last finished day."""

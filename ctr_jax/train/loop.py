@@ -150,6 +150,9 @@ class Run:
       state = self.program.create(self._seed)
       return committed(self._start(state) if self._start else state), Position()
     state, position = restored[0], Position(**restored[1])
+    if not position.step and position.best_epoch == position.epoch:
+      # Both are written at the same time, and a kill may have left the last one alone.
+      self._checkpoints.save('best', state, dataclasses.asdict(position))
     if not position.done:
       journal.say(f'{self.name} resumes at epoch {position.epoch + 1}, step {position.step}')
     return state, position
@@ -248,8 +251,8 @@ class Run:
       where = getattr(state.scale, 'sharding', None)  # On all devices, if the others are.
       state = state._replace(scale=jax.device_put(np.float32(scale), where))
     position.done = position.misses >= schedule.patience or position.epoch >= schedule.epochs
+    self._journal.write(entry)  # Before the checkpoint: a resumed run writes no line twice.
     self.save(state, position)
-    self._journal.write(entry)
     return state
 
   def close(self) -> None:

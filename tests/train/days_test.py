@@ -188,3 +188,16 @@ def test_a_run_that_goes_on_compiles_no_step_twice(tmp_path):
     with contextlib.suppress(Killed):
       days.run(PLAN, {0: one}, Watch(dies).stream(), tmp_path, {}, 0)
     assert one.program.step._cache_size() == 1
+
+
+def test_what_a_kill_has_left_of_earlier_days_goes_too(tmp_path):
+  def short(dies=None):
+    stream = Watch(dies).stream()._replace(days=3)
+    return days.run(PLAN, {0: stage()}, stream, tmp_path, {}, 0)
+
+  with pytest.raises(Killed):
+    short(dies=2)
+  assert [x.name for x in tmp_path.iterdir()] == ['day_0001']
+  (tmp_path / 'day_0000' / 'last').mkdir(parents=True)  # Killed before it was removed.
+  assert len(short()) == 3
+  assert [x.name for x in tmp_path.iterdir()] == ['days.json']

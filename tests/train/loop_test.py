@@ -1,6 +1,8 @@
 """What a run starts from, what it compiles and where it leaves."""
 
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -139,3 +141,50 @@ def test_the_dense_mode_refuses_rows_that_are_written_in_a_way_of_their_own():
   rules = (('user', compress.cast('float16', 'stochastic')), *RULES)
   with pytest.raises(ValueError, match="'user' is rounded in a way of its own"):
     step_lib.program(other_model(rules), RECIPE._replace(rows=None)).like()
+
+
+class Killed(Exception):
+  pass
+
+
+def test_an_epoch_whose_checkpoint_is_on_disk_is_in_the_journal(tmp_path):
+  program = step_lib.program(model(), RECIPE)
+  killed = run(tmp_path, program, worse_each_time, epochs=2)
+  save = killed.save
+
+  def dies(state, position):
+    save(state, position)
+    killed._checkpoints.wait()
+    raise Killed
+
+  killed.save = dies
+  with pytest.raises(Killed):
+    killed.fit()
+  assert run(tmp_path, program, worse_each_time, epochs=2).fit().position.epoch == 2
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['epoch'] for line in lines] == [1, 2]
+
+
+def test_a_last_checkpoint_that_is_the_best_stands_in_for_it(tmp_path):
+  """As where a kill came between the two, which are written at the same time."""
+  program = step_lib.program(model(), RECIPE)
+  first = run(tmp_path, program, worse_each_time, epochs=1).fit()
+  for saved in (tmp_path / 'checkpoints' / 'best').iterdir():
+    shutil.rmtree(saved)
+  again = run(tmp_path, program, worse_each_time, epochs=1).fit()
+  jax.tree.map(np.testing.assert_array_equal, again.state, first.state)
+
+
+def test_no_later_checkpoint_is_written_before_the_best_one_is(tmp_path, monkeypatch):
+  state = jax.tree.map(np.asarray, step_lib.program(model(), RECIPE).create(0))
+  saved, events = checkpoint.Checkpoints(tmp_path, model(), {}, deltas=9), []
+  wait, save = saved._managers['best'].wait_until_finished, saved._deltas.save
+  monkeypatch.setattr(
+    saved._managers['best'], 'wait_until_finished', lambda: (wait(), events.append('waited'))
+  )
+  monkeypatch.setattr(saved._deltas, 'save', lambda *a: (save(*a), events.append('saved')))
+  for step, kinds in ((1, ('last',)), (2, ('best', 'last')), (3, ('last',))):
+    for kind in kinds:
+      saved.save(kind, state._replace(step=np.int32(step)), {})
+  assert events[-3:] == ['saved', 'waited', 'saved']
+  saved.close()
