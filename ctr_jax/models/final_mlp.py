@@ -49,7 +49,9 @@ class Fusion(nn.Module):
     # Drawn as the matrix with one output that the published code has, so with its deviation.
     flat = self.param('kernel', layers.xavier_normal, (self.heads * pieces[0] * pieces[1], 1))
     kernel_HxXxY = flat.reshape(self.heads, *pieces)
-    x_BxHxX, y_BxHxY = (z.reshape(len(z), self.heads, -1) for z in (x, y))
+    x_BxHxX, y_BxHxY = (
+      z.reshape(z.shape[0], self.heads, n) for z, n in zip((x, y), pieces, strict=True)
+    )
     bilinear = jnp.einsum('bhx,hxy,bhy->b', x_BxHxX, kernel_HxXxY, y_BxHxY)
     return layers.Output(name='linear')(x, y) + bilinear
 

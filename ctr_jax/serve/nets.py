@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-_EPSILON = np.float32(1e-5)  # Of `models.layers`.
+from ctr_jax.serve import net_layers as layers
+from ctr_jax.serve import peers
 
 Forward = Callable[[Any, Mapping[str, Any], Any], Any]
 
@@ -46,38 +47,11 @@ def _known(table, description, what):
   return table[description['net']]
 
 
-def _flat(xp, vectors):
-  _, fields, width = vectors.shape
-  return xp.reshape(vectors, (-1, fields * width))
-
-
-def _mlp(xp, p, settings, x):
-  for i in range(len(settings['hidden'])):
-    at = f'mlp/layer_{i}'
-    x, bias = x @ p[f'params/{at}/kernel'], p[f'params/{at}/bias']
-    if settings['batch_norm']:
-      spread = xp.sqrt(p[f'batch_stats/{at}/variance'] + _EPSILON)
-      gain = p[f'params/{at}/scale'] / spread
-      bias = p[f'params/{at}/offset'] + (bias - p[f'batch_stats/{at}/mean']) * gain
-      x = x * gain
-    x = xp.maximum(x + bias, np.float32(0))
-  return x
-
-
 def _deep(xp, p, settings, vectors, interaction):
-  x = _flat(xp, vectors)
+  x = layers.flat(xp, vectors)
   if interaction:
     x = xp.concatenate([x, interaction(xp, p, vectors)], axis=1)
-  return _mlp(xp, p, settings, x)
-
-
-def _output(xp, p, *parts):
-  x = parts[0] if len(parts) == 1 else xp.concatenate(list(parts), axis=1)
-  return xp.reshape(x @ p['params/output/kernel'], (-1,)) + p['params/output/bias']
-
-
-def _linear(xp, vectors):
-  return xp.sum(xp.take(vectors, 0, axis=2), axis=1)
+  return layers.mlp(xp, p, 'mlp', settings['hidden'], settings['batch_norm'], x)
 
 
 def _pairs(xp, vectors):
@@ -87,43 +61,41 @@ def _pairs(xp, vectors):
   return np.float32(0.5) * (xp.sum(total * total, axis=1) - squares)
 
 
-def _without_weight(xp, vectors):
-  return xp.take(vectors, np.arange(1, vectors.shape[2]), axis=2)
-
-
 def _lr(xp, p, settings, vectors, interaction):
   del settings, interaction
-  return _linear(xp, vectors) + p['params/bias']
+  return layers.weights(xp, vectors) + p['params/bias']
 
 
 def _fm(xp, p, settings, vectors, interaction):
   del settings, interaction
-  return _linear(xp, vectors) + _pairs(xp, _without_weight(xp, vectors)) + p['params/bias']
+  return (
+    layers.weights(xp, vectors) + _pairs(xp, layers.without_weight(xp, vectors)) + p['params/bias']
+  )
 
 
 def _dnn(xp, p, settings, vectors, interaction):
-  return _output(xp, p, _deep(xp, p, settings, vectors, interaction))
+  return layers.output(xp, p, 'output', _deep(xp, p, settings, vectors, interaction))
 
 
 def _deepfm(xp, p, settings, vectors, interaction):
-  linear, vectors = _linear(xp, vectors), _without_weight(xp, vectors)
-  deep = _output(xp, p, _deep(xp, p, settings, vectors, interaction))
+  linear, vectors = layers.weights(xp, vectors), layers.without_weight(xp, vectors)
+  deep = layers.output(xp, p, 'output', _deep(xp, p, settings, vectors, interaction))
   return deep + linear + _pairs(xp, vectors)
 
 
 def _dcn(xp, p, settings, vectors, interaction):
-  x0 = x = _flat(xp, vectors)
+  x0 = x = layers.flat(xp, vectors)
   for i in range(settings['cross_layers']):
     x = x0 * (x @ p[f'params/cross/kernel_{i}']) + p[f'params/cross/bias_{i}'] + x
-  return _output(xp, p, x, _deep(xp, p, settings, vectors, interaction))
+  return layers.output(xp, p, 'output', x, _deep(xp, p, settings, vectors, interaction))
 
 
 def _dcnv2(xp, p, settings, vectors, interaction):
-  x0 = x = _flat(xp, vectors)
+  x0 = x = layers.flat(xp, vectors)
   for i in range(settings['cross_layers']):
     at = f'params/cross/layer_{i}'
     x = x0 * (x @ p[f'{at}/kernel'] + p[f'{at}/bias']) + x
-  return _output(xp, p, x, _deep(xp, p, settings, vectors, interaction))
+  return layers.output(xp, p, 'output', x, _deep(xp, p, settings, vectors, interaction))
 
 
 def _relation(xp, p, settings, vectors):
@@ -141,7 +113,7 @@ def _relation(xp, p, settings, vectors):
   mixed = (chances @ vectors) / xp.sum(chances, axis=2, keepdims=True)
   mixed = xp.reshape(mixed, (-1, fields, heads * dim))
   values = xp.reshape(p['params/interaction/values'], (heads * dim, dim))
-  return _flat(xp, vectors + mixed @ values)
+  return layers.flat(xp, vectors + mixed @ values)
 
 
 def _products(xp, vectors, matrices, heads):
@@ -154,14 +126,11 @@ def _products(xp, vectors, matrices, heads):
 
 def _inner_product(xp, p, settings, vectors):
   del p, settings
-  fields = vectors.shape[1]
-  square = vectors @ xp.transpose(vectors, (0, 2, 1))
-  i, j = np.triu_indices(fields, 1)
-  return xp.take(xp.reshape(square, (-1, fields * fields)), i * fields + j, axis=1)
+  return layers.products(xp, vectors)
 
 
 NETS = {
-  'LR': _lr, 'FM': _fm, 'DNN': _dnn, 'DeepFM': _deepfm, 'DCN': _dcn, 'DCNv2': _dcnv2
+  'LR': _lr, 'FM': _fm, 'DNN': _dnn, 'DeepFM': _deepfm, 'DCN': _dcn, 'DCNv2': _dcnv2, **peers.NETS
 }  # fmt: skip
 """Class of the Flax module → (xp, parameters, settings, vectors, interaction or None) → logits."""
 

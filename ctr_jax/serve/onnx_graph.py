@@ -196,6 +196,9 @@ class Graph:
   def exp(self, x: Tensor) -> Tensor:
     return self.node('Exp', [x], x.shape, x.dtype)
 
+  def tanh(self, x: Tensor) -> Tensor:
+    return self.node('Tanh', [x], x.shape, x.dtype)
+
   def sum(self, x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
     return self._reduced('ReduceSum', x, axis, keepdims)
 

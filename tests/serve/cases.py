@@ -145,7 +145,7 @@ def model(source, *chains, net='dnn', **options):
     net: in `models.NETS`.
     **options: of the net.
   """
-  if net not in ('lr', 'fm'):
+  if net not in ('lr', 'fm', 'fwfm', 'final_mlp'):
     options = {'hidden': (16, 8)} | options
   turns = zip(('user', 'item', 'tags'), itertools.cycle(chains or (HASH,)))
   rules = (*turns, ('.*', compress.identity()))
@@ -233,12 +233,30 @@ NETS = {
   'lr': {},
   'fm': {},
   'dnn': {},
-  'dnn_plain': {'batch_norm': False},
+  'dnn_plain': {'net': 'dnn', 'batch_norm': False},
   'deepfm': {},
   'dcn': {},
   'dcnv2': {'cross_layers': 2},
   'relation': {},
-  'relation_attentive': {'mode': 'attentive'},
+  'relation_attentive': {'net': 'relation', 'mode': 'attentive'},
   'relation_dcn': {'heads': 2},
   'inner_product': {},
-}
+  'fwfm': {},
+  'fwfm_field': {'net': 'fwfm', 'linear': 'field'},
+  'fwfm_feature': {'net': 'fwfm', 'linear': 'feature'},
+  'fibinet': {},
+  'fibinet_each': {'net': 'fibinet', 'bilinear': 'each', 'reduction': 2},
+  'fibinet_all': {'net': 'fibinet', 'bilinear': 'all', 'batch_norm': False},
+  'autoint': {'hidden': (), 'attention_layers': 2, 'attention_units': 8},
+  'autoint_plus': {'attention_units': DIM, 'heads': 2},
+  'final_mlp': {'hidden1': (20,), 'hidden2': (10, 5), 'gate': (7,)},
+  'final_mlp_apart': {
+    'net': 'final_mlp', 'shared': False, 'hidden1': (8,), 'hidden2': (6,), 'heads': 2, 'gate': (),
+    'context1': (), 'context2': (3, 1),
+  },
+  'final_mlp_no_gates': {
+    'net': 'final_mlp', 'gate': None, 'heads': 1, 'hidden1': (), 'hidden2': (6,),
+    'batch_norm': False,
+  },
+}  # fmt: skip
+"""Name of a case → options of the net of that name, or of `net`."""

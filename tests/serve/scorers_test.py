@@ -12,7 +12,7 @@ import pytest
 from ctr_jax import compress, serve
 from ctr_jax.compress import hashing as jax_hashing
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.serve import artifact, export, hashing, numpy_scorer, scorer, served
+from ctr_jax.serve import artifact, export, hashing, nets, numpy_scorer, scorer, served
 from tests.serve import cases
 
 # Relative to the largest logit.
@@ -63,8 +63,7 @@ def test_chains(data, tmp_path, names):
 
 @pytest.mark.parametrize('name', cases.NETS)
 def test_nets(data, tmp_path, name):
-  net = name.removesuffix('_plain').removesuffix('_attentive')
-  _, folder = exported(data, tmp_path, net=net, **cases.NETS[name])
+  _, folder = exported(data, tmp_path, **{'net': name} | cases.NETS[name])
   check(data, folder)
 
 
@@ -204,7 +203,8 @@ def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
 
 
 @needs_onnx
-def test_a_net_that_is_in_jax_alone_is_scored_by_jax(data, tmp_path):
+def test_a_net_that_is_in_jax_alone_is_scored_by_jax(data, tmp_path, monkeypatch):
+  monkeypatch.delitem(nets.NETS, 'FiBiNET')
   made, folder = exported(data, tmp_path, net='fibinet')
   found = serve.open(folder, 'jax').logits(cases.by_column(data[1]))
   encoded = data[0].read('test', data[0].schema.names, 0, len(data[1]))
