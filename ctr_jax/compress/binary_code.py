@@ -11,14 +11,7 @@ import numpy as np
 from ctr_jax.compress import hashing
 from ctr_jax.compress.codec import Codec, technique
 from ctr_jax.compress.multi_hash import fit, scaled, widths_of
-
-
-def positions(bits: int, block: int, strategy: str) -> list[list[int]]:
-  """Which bits of the code each block reads, lowest first; every bit is in exactly one block."""
-  blocks = math.ceil(bits / block)
-  if strategy == 'skip':
-    return [list(range(b, bits, blocks)) for b in range(blocks)]
-  return [list(range(b * block, min((b + 1) * block, bits))) for b in range(blocks)]
+from ctr_jax.tables import bit_blocks
 
 
 @technique
@@ -53,14 +46,12 @@ def binary_code(
 
   def build(leaf):
     rows, cols = leaf.shape
-    length = max(1, (rows - 1).bit_length()) if bits is None else bits
-    cut = positions(length, block, strategy)
+    cut = bit_blocks.blocks(rows, block, bits, strategy, hashed=seed is not None)
     if combine == 'concat' and len(cut) > cols:
       raise ValueError(f'binary_code: {len(cut)} blocks cannot share out {cols} columns.')
-    if max(map(len, cut)) > 30:
-      raise ValueError(f'binary_code: a block of {max(map(len, cut))} bits is no small table.')
-    # Without a hash the highest bits are seldom all used: rows that no id reads are not stored.
-    reach = [_reach(own, rows, length, seed is None) for own in cut]
+    longest, reach = max(len(own.bits) for own in cut), [own.rows for own in cut]
+    if longest > 30:
+      raise ValueError(f'binary_code: a block of {longest} bits is no small table.')
     widths = widths_of(cols, len(cut), combine)
     init = leaf.init if combine == 'concat' else scaled(leaf.init, 1 / math.sqrt(len(cut)))
     names = [f'block_{b}' for b in range(len(cut))]
@@ -71,7 +62,7 @@ def binary_code(
 
     def address(ids):
       code = ids.astype(np.uint32) if seed is None else hashing.mix(ids, seed)
-      return {name: _block(code, own) for name, own in zip(names, cut, strict=True)}
+      return {name: bit_blocks.read(code, own.bits) for name, own in zip(names, cut, strict=True)}
 
     def decode(gathered, **context):
       parts = [gathered[name] for name in names]
@@ -85,22 +76,3 @@ def binary_code(
     return Codec(plan, encode, address, decode)
 
   return build
-
-
-def _reach(own, rows, length, is_row_number):
-  """How many rows a block needs."""
-  consecutive = own == list(range(own[0], own[-1] + 1))
-  if is_row_number and consecutive and (own[-1] == length - 1 or own[0] == 0):
-    top = (rows - 1) >> own[0]
-    return min(top, 2 ** len(own) - 1) + 1
-  return 2 ** len(own)
-
-
-def _block(code, own):
-  """The bits `own` of `code` as a number, the first of them lowest."""
-  value = (code >> np.uint32(own[0])) & np.uint32(1)
-  if own == list(range(own[0], own[-1] + 1)):  # Neighbours: one shift and one mask.
-    return ((code >> np.uint32(own[0])) & np.uint32(2 ** len(own) - 1)).astype(np.int32)
-  for place, bit in enumerate(own[1:], start=1):
-    value = value | (((code >> np.uint32(bit)) & np.uint32(1)) << np.uint32(place))
-  return value.astype(np.int32)

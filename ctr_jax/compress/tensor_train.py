@@ -8,6 +8,7 @@ import math
 import jax.numpy as jnp
 
 from ctr_jax.compress.codec import Codec, technique
+from ctr_jax.tables import factors
 
 
 @technique
@@ -34,8 +35,7 @@ def tensor_train(rank: int, cores: int = 3):
 
   def build(leaf):
     rows, cols = leaf.shape
-    heights, widths = _heights(rows, cores), _widths(cols, cores)
-    ranks = _ranks([n * d for n, d in zip(heights, widths, strict=True)], rank)
+    heights, widths, ranks = factors.shapes(rows, cols, rank, cores)
     init = _root(leaf.init, cores, math.prod(ranks) ** (-0.5 / cores))
     slices = [(ranks[k], widths[k], ranks[k + 1]) for k in range(cores)]
     # The gradient of a core is the product of the others: pulled to zero together, none comes back
@@ -48,10 +48,7 @@ def tensor_train(rank: int, cores: int = 3):
     }
 
     def address(ids):
-      found = {}
-      for k in reversed(range(1, cores)):
-        found[f'core_{k}'], ids = ids % heights[k], ids // heights[k]
-      return found | {'core_0': ids}  # Not above n_1, which an id of `rows` may reach.
+      return dict(zip(plan, factors.digits(ids, heights), strict=True))
 
     def decode(gathered, **context):
       vectors = gathered['core_0'].reshape(*gathered['core_0'].shape[:-1], *slices[0][1:])
@@ -69,28 +66,6 @@ def tensor_train(rank: int, cores: int = 3):
     return Codec(plan, encode, address, decode)
 
   return build
-
-
-def _heights(rows, cores):
-  """Near-equal factors with a product ≥ rows. The first is the least that suffices."""
-  if cores == 1:
-    return [rows]
-  last = next(n for n in range(1, rows + 1) if n**cores >= rows)
-  return [*_heights(-(-rows // last), cores - 1), last]
-
-
-def _widths(cols, cores):
-  """Factors with the product cols, and the smallest sum."""
-  if cores == 1:
-    return [cols]
-  divisors = [d for d in range(1, cols + 1) if cols % d == 0]
-  return min(([d, *_widths(cols // d, cores - 1)] for d in divisors), key=sum)
-
-
-def _ranks(sizes, rank):
-  """r_0 = r_K = 1; between, at most what is on either side."""
-  inner = range(1, len(sizes))
-  return [1, *(min(rank, math.prod(sizes[:k]), math.prod(sizes[k:])) for k in inner), 1]
 
 
 def _root(init, power, factor):

@@ -25,3 +25,8 @@ def mix(ids: np.ndarray, seed: int) -> np.ndarray:
 def bucket(ids: np.ndarray, seed: int, buckets: int) -> np.ndarray:
   """A bucket in 0..buckets-1 for each id, int32."""
   return (mix(ids, seed) % np.uint32(buckets)).astype(np.int32)
+
+
+def family(ids: np.ndarray, seed: int, count: int, buckets: int) -> np.ndarray:
+  """`bucket` by each of the seeds seed, seed + 1, ..., on a last axis of `count`."""
+  return np.stack([bucket(ids, seed + j, buckets) for j in range(count)], axis=-1)

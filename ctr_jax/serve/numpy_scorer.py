@@ -31,14 +31,22 @@ def make(artifact: artifact_lib.Artifact, model: served.Model, decoded: int = DE
   """
   net = nets.build(model.net)
   tables = artifact.within('tables/')
+  whole = {
+    path: artifact_lib.loaded(np.asarray(tables[path]), leaf.dtype)
+    for path, leaf in model.leaves.items()
+    if not leaf.by_row
+  }
   parameters = {path: np.array(x) for path, x in artifact.within('net/').items()}
 
   def read(table, ids):
     """Rows of a table, int32 [n] → vectors, float32 [n, width]."""
     codec, index, rows = model.codecs[table], served.addressed(model, table, ids), {}
     for path in trees.flatten({table: codec.plan}):
-      found = tables[path][index[path]] if path in index else tables[path]
-      rows[path] = artifact_lib.loaded(np.asarray(found), model.leaves[path].dtype)
+      if path in index:
+        found = np.asarray(tables[path][index[path]])
+        rows[path] = artifact_lib.loaded(found, model.leaves[path].dtype)
+      else:
+        rows[path] = whole[path]
     return codec.decode(np, trees.unflatten({table: codec.plan}, rows)[table])
 
   vectors = {table: tables[table] for table in model.codecs if model.codecs[table].is_plain}

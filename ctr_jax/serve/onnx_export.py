@@ -61,7 +61,7 @@ def _loaded(xp, path, leaf, arrays, model):
   if leaf.by_row:
     reads = sum(width for _, width in model.sharing(path.split('/')[0]))
     index = xp.input(f'index/{path}', (None, reads, *_ways(path, model)), 'int32')
-    rows = xp.rows(rows, index)
+    rows = xp.take(rows, index, axis=0)
   return rows.astype('float32') if leaf.dtype in _FLOATS else rows
 
 

@@ -76,6 +76,7 @@ class Tensor:
     return self.graph.node('Neg', [self], self.shape, self.dtype)
 
   def __matmul__(self, other):
+    other = self.graph.constant(other, self.dtype)
     shape = (*_broadcast(self.shape[:-2], other.shape[:-2]), self.shape[-2], other.shape[-1])
     return self.graph.node('MatMul', [self, other], shape, self.dtype)
 
@@ -147,13 +148,9 @@ class Graph:
     return Tensor(self, self._constants[key][0], value.shape, dtype)
 
   def take(self, x: Tensor, indices, axis: int) -> Tensor:
-    axis, at = axis % len(x.shape), np.asarray(indices, np.int64)
+    axis, at = axis % len(x.shape), self.constant(indices, 'int64')
     shape = (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
-    return self.node('Gather', [x, self.constant(at, 'int64')], shape, x.dtype, axis=axis)
-
-  def rows(self, x: Tensor, index: Tensor) -> Tensor:
-    """x[index], by the first axis."""
-    return self.node('Gather', [x, index], (*index.shape, *x.shape[1:]), x.dtype, axis=0)
+    return self.node('Gather', [x, at], shape, x.dtype, axis=axis)
 
   def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
     axis %= len(parts[0].shape)
@@ -190,11 +187,20 @@ class Graph:
   def maximum(self, one, other) -> Tensor:
     return self.binary('Max', one, other)
 
+  def minimum(self, one, other) -> Tensor:
+    return self.binary('Min', one, other)
+
   def sqrt(self, x: Tensor) -> Tensor:
     return self.node('Sqrt', [x], x.shape, x.dtype)
 
   def exp(self, x: Tensor) -> Tensor:
     return self.node('Exp', [x], x.shape, x.dtype)
+
+  def sign(self, x: Tensor) -> Tensor:
+    return self.node('Sign', [x], x.shape, x.dtype)
+
+  def arctan(self, x: Tensor) -> Tensor:
+    return self.node('Atan', [x], x.shape, x.dtype)
 
   def tanh(self, x: Tensor) -> Tensor:
     return self.node('Tanh', [x], x.shape, x.dtype)
@@ -206,6 +212,7 @@ class Graph:
     return self._reduced('ReduceMax', x, axis, keepdims)
 
   def _reduced(self, operation, x, axis, keepdims):
+    axis %= len(x.shape)
     kept = (1,) if keepdims else ()
     shape = (*x.shape[:axis], *kept, *x.shape[axis + 1 :])
     axes = self.constant([axis], 'int64')

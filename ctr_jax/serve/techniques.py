@@ -1,59 +1,22 @@
 """Address and decode of each technique, without jax: the counterpart of `ctr_jax.compress`.
 
-A chain is read from its description (`compress.describe`), and a codec has only what scoring needs:
+A chain is read from its description (`compress.describe`); see `codec` for what is made of it.
 
-  plan     tree of `Leaf`, what is stored, by the names that the files have
-  address  ids, int32 of any shape → an index for each leaf; WHOLE for one that is read in full
-  decode   (xp, gathered leaves) → vectors, ids.shape + (cols,)
-
-Addresses are integers and always NumPy's. `xp` is NumPy, or what writes the same operations into an
-ONNX graph (`onnx_graph`): decodes use its functions and operators, and the first axis of what they
-get, the batch, is of unknown size. What a decode gets is loaded: float16 and bfloat16 are float32.
-
-To serve another technique: a function here, a name in TECHNIQUES, a line in the test's chains.
+To serve another technique: a function here or in a file beside, a name in TECHNIQUES, a line in the
+test's chains.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from ctr_jax.serve import hashing
+from ctr_jax.serve import codebooks, composed, gates, hashing
+from ctr_jax.serve.codec import WHOLE, Codec, Leaf, as_stored, unpacked
 from ctr_jax.tables import trees
-
-WHOLE = ...
-
-
-class Leaf(NamedTuple):
-  """One stored array: its shape, dtype and a name for each axis."""
-
-  shape: tuple[int, ...]
-  dtype: str = 'float32'
-  axes: tuple[str, ...] = ('row', 'col')
-
-  @property
-  def is_table(self) -> bool:
-    return self.axes == ('row', 'col')
-
-  @property
-  def by_row(self) -> bool:
-    return self.axes[:1] == ('row',)
-
-
-class Codec(NamedTuple):
-  """How one table is read; see the module."""
-
-  plan: Any
-  address: Callable[[np.ndarray], Any]
-  decode: Callable[[Any, Any], Any]
-
-  @property
-  def is_plain(self) -> bool:
-    """Whether the table is stored as its vectors."""
-    return self.decode is _as_stored and self.plan.dtype == 'float32'
 
 
 def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
@@ -76,13 +39,8 @@ def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
   return TECHNIQUES[name](leaf, **arguments)
 
 
-def _as_stored(xp, rows):
-  del xp
-  return rows
-
-
 def _same(leaf):
-  return Codec(leaf, lambda ids: ids, _as_stored)
+  return Codec(leaf, lambda ids: ids, as_stored)
 
 
 def _identity(leaf):
@@ -244,6 +202,11 @@ def _hot_cold(leaf, hot, tail):
   return _partition(leaf, (0, hot), (_described('identity'), tail))
 
 
+def _double_hash_by_frequency(leaf, hot, buckets, combine, seed):
+  tail = _described('multi_hash', buckets=buckets, ways=2, combine=combine, shared=False, seed=seed)
+  return _hot_cold(leaf, hot, tail)
+
+
 def _mixed_dims(leaf, starts, dims):
   def part(d):
     return _described('identity') if d == leaf.shape[1] else _described('low_rank', rank=d)
@@ -290,24 +253,13 @@ def _int_quantize(leaf, bits, offset):
     plan[name] = Leaf((rows,), 'float16', ('row',))
 
   def decode(xp, rows):
-    codes = _unpacked(xp, rows['code'], bits, cols).astype(np.float32)
+    codes = unpacked(xp, rows['code'], bits, cols).astype(np.float32)
     scale = xp.expand_dims(rows['scale'], -1)
     if offset:
       return xp.expand_dims(rows['offset'], -1) + scale * codes
     return scale * (codes - np.float32(2 ** (bits - 1)))
 
   return Codec(plan, lambda ids: dict.fromkeys(plan, ids), decode)
-
-
-def _unpacked(xp, packed, bits, n):
-  """uint8 [..., bytes] → uint8 [..., n], low bits first."""
-  if bits == 8:
-    return packed
-  mask = np.uint8(2**bits - 1)
-  lanes = [(packed >> np.uint8(lane * bits)) & mask for lane in range(8 // bits)]
-  inner = packed.shape[1:-1]  # The first axis is of unknown size.
-  codes = xp.reshape(xp.stack(lanes, axis=-1), (-1, *inner, packed.shape[-1] * len(lanes)))
-  return xp.take(codes, np.arange(n), axis=-1)
 
 
 def _memcom(leaf, buckets, bias):
@@ -326,25 +278,6 @@ def _memcom(leaf, buckets, bias):
   )
 
 
-def _droprank(leaf, weight, per, temperature, start, anneal):
-  del weight, temperature, start, anneal  # Of training.
-  gate = Leaf((1,) if per == 'field' else (leaf.shape[1],), 'float32', ('gate',))
-
-  def decode(xp, rows):
-    return rows['table'] * (1.0 / (1.0 + xp.exp(-rows['gate'])))
-
-  return Codec({'table': leaf, 'gate': gate}, lambda ids: {'table': ids, 'gate': WHOLE}, decode)
-
-
-def _fscd(leaf, price, temperature, start, anneal):
-  del price, temperature, start, anneal
-  return Codec(
-    {'table': leaf, 'gate': Leaf((1,), 'float32', ('gate',))},
-    lambda ids: {'table': ids, 'gate': WHOLE},
-    lambda xp, rows: rows['table'],
-  )
-
-
 TECHNIQUES = {
   'chain': _chain,
   'identity': _identity,
@@ -360,7 +293,9 @@ TECHNIQUES = {
   'cast': _cast,
   'int_quantize': _int_quantize,
   'memcom': _memcom,
-  'droprank': _droprank,
-  'fscd': _fscd,
+  'double_hash_by_frequency': _double_hash_by_frequency,
+  **composed.TECHNIQUES,
+  **codebooks.TECHNIQUES,
+  **gates.TECHNIQUES,
 }
 """Name → (table, **arguments of the technique) → codec."""

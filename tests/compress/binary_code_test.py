@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ctr_jax import compress
 from ctr_jax.compress import hashing
-from ctr_jax.compress.binary_code import positions
-from ctr_jax.tables import gather, leaf
+from ctr_jax.tables import bit_blocks, gather, leaf
 
 
 def read(codec, stored, ids):
@@ -23,7 +22,7 @@ def read(codec, stored, ids):
   strategy=st.sampled_from(['skip', 'succession']),
 )
 def test_every_bit_is_in_one_block(bits, block, strategy):
-  cut = positions(bits, block, strategy)
+  cut = [own.bits for own in bit_blocks.blocks(2**31 - 1, block, bits, strategy, hashed=True)]
   assert len(cut) == -(-bits // block)
   assert sorted(b for own in cut for b in own) == list(range(bits))
   assert max(map(len, cut)) <= block
@@ -40,7 +39,7 @@ def test_address_is_the_bits_of_the_code(ids, block, strategy, seed):
   codec = compress.binary_code(block, 14, strategy, seed=seed)(leaf.Leaf((10_000, 16)))
   found = codec.address(ids)
   code = ids.astype(np.uint32) if seed is None else hashing.mix(ids, seed)
-  for b, own in enumerate(positions(14, block, strategy)):
+  for b, (own, _) in enumerate(bit_blocks.blocks(10_000, block, 14, strategy, seed is not None)):
     for i, c in enumerate(code.tolist()):
       want = sum(((c >> bit) & 1) << place for place, bit in enumerate(own))
       assert found[f'block_{b}'][i] == want

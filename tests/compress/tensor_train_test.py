@@ -1,6 +1,5 @@
 """Factors, digits, the product in float64, full ranks, and the error of cut ones."""
 
-import importlib
 import math
 
 import jax
@@ -11,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr_jax import compress
-from ctr_jax.tables import gather, leaf
-
-# Not by its name, which `compress` gives to the technique.
-tensor_train_lib = importlib.import_module('ctr_jax.compress.tensor_train')
+from ctr_jax.tables import factors, gather, leaf
 
 
 def read(codec, stored, ids):
@@ -37,7 +33,7 @@ def product(stored, heights, widths, ranks):
 
 @given(rows=st.integers(1, 10**9), cores=st.integers(2, 5))
 def test_heights_suffice_and_waste_little(rows, cores):
-  heights = tensor_train_lib._heights(rows, cores)
+  heights, _, _ = factors.shapes(rows, 1, 4, cores)
   assert len(heights) == cores
   assert math.prod(heights) >= rows
   assert (heights[0] - 1) * math.prod(heights[1:]) < rows  # No row of the first core is unread.
@@ -46,7 +42,7 @@ def test_heights_suffice_and_waste_little(rows, cores):
 
 @given(cols=st.integers(1, 300), cores=st.integers(2, 4))
 def test_widths_multiply_to_the_columns(cols, cores):
-  widths = tensor_train_lib._widths(cols, cores)
+  _, widths, _ = factors.shapes(9, cols, 4, cores)
   assert len(widths) == cores
   assert math.prod(widths) == cols
 
@@ -55,7 +51,7 @@ def test_widths_multiply_to_the_columns(cols, cores):
   'cols, widths', [(16, [2, 2, 4]), (64, [4, 4, 4]), (6, [1, 2, 3]), (17, [1, 1, 17])]
 )
 def test_widths_are_balanced(cols, widths):
-  assert sorted(tensor_train_lib._widths(cols, 3)) == widths
+  assert sorted(factors.shapes(9, cols, 4, 3)[1]) == widths
 
 
 @given(rows=st.integers(1, 90), cols=st.integers(1, 12), cores=st.integers(2, 4))
@@ -80,9 +76,7 @@ def test_decode_is_the_explicit_product(rows, cols, cores, rank):
   codec = compress.tensor_train(rank, cores)(leaf.Leaf((rows, cols)))
   rng = np.random.default_rng(0)
   stored = {n: rng.normal(size=x.shape).astype(np.float32) for n, x in codec.plan.items()}
-  heights = tensor_train_lib._heights(rows, cores)
-  widths = tensor_train_lib._widths(cols, cores)
-  ranks = tensor_train_lib._ranks([n * d for n, d in zip(heights, widths, strict=True)], rank)
+  heights, widths, ranks = factors.shapes(rows, cols, rank, cores)
   want = product(stored, heights, widths, ranks)[:rows]
   np.testing.assert_allclose(read_all(codec, stored, rows), want, rtol=1e-4, atol=1e-4)
 
@@ -144,7 +138,7 @@ def test_a_start_of_zeros_stays_zero():
 def test_memory_is_that_of_the_cores():
   codec = compress.tensor_train(16)(leaf.Leaf((10**7, 16)))
   sizes = {n: x.shape for n, x in codec.plan.items()}
-  widths = tensor_train_lib._widths(16, 3)
+  _, widths, _ = factors.shapes(10**7, 16, 16, 3)
   assert {n: s[1] for n, s in sizes.items()} == {
     'core_0': 16 * widths[0], 'core_1': 16 * 16 * widths[1], 'core_2': 16 * widths[2],
   }  # fmt: skip

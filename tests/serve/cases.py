@@ -161,6 +161,8 @@ def _drawn(draw, x):
   """What could be stored in a leaf. Which part an id is in (`partition`) is not to be drawn."""
   if x.axes == ('row', 'part'):
     return jnp.eye(x.rows, dtype=x.dtype)
+  if x.frozen and np.ptp(first := x.init(jax.random.key(1), x.shape, x.dtype)):
+    return first  # Codes of so many vectors, lanes: not any number will do.
   if x.dtype == jnp.uint8:
     return jnp.asarray(draw.integers(0, 256, x.shape), jnp.uint8)
   scale = 0.02 if x.axes == ('row',) else 1.0  # Steps of codes, and their offsets.
@@ -217,6 +219,27 @@ CHAINS = {
   'droprank': C(compress.droprank(), HASH),
   'droprank_column': compress.droprank(per='column'),
   'fscd': C(compress.fscd(1e-3), Q(8)),
+  'double_hash_by_frequency': compress.double_hash_by_frequency(5, 7, 'concat', seed=3),
+  'hash_embedding': compress.hash_embedding(9, 3),
+  'hash_embedding_float16': C(compress.hash_embedding(9, weight_rows=5), compress.cast('float16')),
+  'robe': compress.robe(50, 4),
+  'robe_int8': C(compress.robe(50), Q(8)),
+  'tensor_train': compress.tensor_train(2),
+  'tensor_train_float16': C(compress.tensor_train(3, 2), compress.cast('float16')),
+  'binary_code': compress.binary_code(3),
+  'binary_code_skip': compress.binary_code(2, 6, 'skip', 'concat', seed=4),
+  'deep_hash': compress.deep_hash(16, (5, 4), 30),
+  'deep_hash_linear': compress.deep_hash(3, (), 2),
+  'product_quantize': compress.product_quantize(7, 3),
+  'cce': compress.cce(6, 2, seed=2),
+  'autofield': C(compress.autofield(), compress.quotient_remainder(5)),
+  'lpfs': compress.lpfs(),
+  'optfs': C(compress.optfs(), HASH),
+  'prune': compress.prune(),
+  'prune_column': compress.prune('column'),
+  'prune_row': C(HASH, compress.prune('row')),
+  'masked': compress.masked(),
+  'masked_float16': C(compress.masked(), compress.cast('float16')),
   'multi_hash_int8': C(HASH, Q(8)),
   'multi_hash_weights_low_rank_int4': C(
     compress.multi_hash(11, 2, 'weights'), compress.low_rank(3), Q(4)

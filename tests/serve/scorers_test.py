@@ -61,6 +61,31 @@ def test_chains(data, tmp_path, names):
   check(data, folder)
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
+def test_values_that_are_not_zero(data, tmp_path, dtype):
+  """Drawn arrays would not do: the bits say where values begin."""
+  kept = {'user': 60, 'tags': 500}
+  chains = [compress.sparse_rows(n, dtype) for n in (kept['user'], 40, kept['tags'])]
+  model, rules, stored, net = cases.model(data[0], *chains)
+  draw, vectors = np.random.default_rng(3), {}
+  for table, n in kept.items():
+    vectors[table] = draw.normal(size=(model.rows[table], model.width)).astype(np.float32)
+    vectors[table][draw.random(vectors[table].shape) < 0.7] = 0
+    assert 0 < np.count_nonzero(vectors[table]) <= n
+  vectors['item'] = np.zeros((model.rows['item'], model.width), np.float32)
+  vectors['item'][-1, -1] = 1.0
+  stored = stored | compress.encode(model.codec, vectors)
+  made = model, rules, stored, net
+  check(data, export.write(tmp_path / 'model', *made, data[0]))
+
+
+def test_codes_of_parts_that_do_not_divide_the_columns(data, tmp_path):
+  two = compress.product_quantize(7, 2), compress.cce(6, 2)
+  made, folder = exported(data, tmp_path, *two, net='fm')
+  assert made[0].codec.plan['user']['codebook'].shape[0] * 4 > made[0].width
+  check(data, folder)
+
+
 @pytest.mark.parametrize('name', cases.NETS)
 def test_nets(data, tmp_path, name):
   _, folder = exported(data, tmp_path, **{'net': name} | cases.NETS[name])
@@ -196,8 +221,8 @@ def test_hashes_have_the_same_bits():
 
 
 def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
-  made = cases.model(data[0], compress.tensor_train(2))
-  with pytest.raises(ValueError, match="Table 'user': tensor_train has no decode without jax"):
+  made = cases.model(data[0], compress.alpt())
+  with pytest.raises(ValueError, match="Table 'user': alpt has no decode without jax"):
     export.write(tmp_path / 'model', *made, data[0])
   assert list(tmp_path.iterdir()) == []
 
