@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from ctr_jax.data import encode, engine, growth, history, ingest, raw, versions
 from ctr_jax.data import schema as schema_lib
+from ctr_jax.data import values as values_lib
 
 Function = Callable[[dict[str, np.ndarray]], Any]
 _KEY, _VALUE = 't0', 'value'
@@ -351,13 +352,21 @@ def _checked_values(feature, found, rows) -> pa.Array:
     numbers = np.where(masked, np.nan, found.astype(np.float64))
     if (np.abs(numbers) > np.finfo(np.float32).max).any():
       raise ValueError(f'The function of {feature.name!r} gave a number beyond 32 bits.')
+    wrong = ~(np.isnan(numbers) | values_lib.is_time(numbers))
+    if raw.is_clock(feature) and wrong.any():
+      first = numbers[np.argmax(wrong)]
+      raise ValueError(f'The function of {feature.name!r} gave {first}: not a time YYMMDDHH.')
     return pa.array(numbers, pa.float64(), mask=np.isnan(numbers))
-  if found.dtype.kind == 'f':
+  texts = [None if x is None or x == '' or x != x else x for x in found.tolist()]
+  wrong = [x for x in texts if isinstance(x, (float, bytes))]
+  if found.dtype.kind == 'f' or wrong:
+    what = f'such as {wrong[0]!r}' if wrong else found.dtype
     raise ValueError(
-      f'The function of {feature.name!r} gave {found.dtype}: values of kind {feature.kind!r} are '
-      'texts or whole numbers.'
+      f'The function of {feature.name!r} gave {what}: values of kind {feature.kind!r} are texts or '
+      'whole numbers.'
     )
-  texts = [None if x is None or x == '' or x != x else str(x) for x in found.tolist()]
+  # Yes and no are 1 and 0, as in Parquet.
+  texts = [x if x is None else str(int(x) if isinstance(x, bool) else x) for x in texts]
   return pa.array(texts, pa.string(), mask=masked)
 
 

@@ -5,6 +5,7 @@ It is an encoded data set like any other, but without labels; `beside.join` read
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ def make(
 
   Args:
     source: what they are made of.
-    out: folder to make. It appears only when it is complete.
+    out: folder to make, which may be there if it is empty. What is in it appears only when it is
+      complete.
     features: of the new columns.
     made_of: plain JSON that says how; the same columns are not made twice.
     fill: (folder, split -> samples) -> what it wrote there; files besides the arrays go into
@@ -52,8 +54,9 @@ def make(
   """
   schema = schema_lib.Schema(f'{source.schema.name}-beside', tuple(features))
   out, counts = pathlib.Path(out), {s: source.num_samples(s) for s in schema_lib.SPLITS}
-  if not out.exists():
-    with workspace.create(out) as folder:
+  if not out.exists() or workspace.is_empty(out):
+    # Who is second opens what the first has made meanwhile.
+    with contextlib.suppress(FileExistsError), workspace.create(out) as folder:
       (folder / 'vocabulary').mkdir()
       (folder / 'lookup').mkdir()
       made = fill(folder, counts)

@@ -122,7 +122,9 @@ class Columns:
     data = storage.read_bytes(self.path, name)
     if hashlib.sha256(data).hexdigest() != self.manifest['files'][name][1]:
       raise ValueError(f'{self.path}/{name} is damaged. Remove {self.path} and encode again.')
-    return pq.read_table(pa.BufferReader(data))
+    # In this thread: others of Arrow's may let go of Python's bytes once the interpreter has ended,
+    # and then the process aborts.
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
   def read(self, split: str, names: Sequence[str], start: int, stop: int) -> dict[str, np.ndarray]:
     """Samples start..stop of a split; see `Source.read`."""

@@ -75,6 +75,10 @@ class Statistic:
   second: str
   strength: float = 20.0
 
+  def __post_init__(self):
+    if self.first == self.second:
+      raise ValueError(f'A statistic is of two features, and {self.first!r} is given twice.')
+
   @property
   def name(self) -> str:
     return f'{self.first}-{self.second}'

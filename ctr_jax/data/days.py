@@ -126,13 +126,12 @@ def by_column(source: columns.Source, name: str = 'day') -> Stream:
   if not np.array_equal(day, np.floor(day)):
     raise ValueError(f'Column {name!r} of {source.schema.name!r}: a day is a whole number.')
   day = day.astype(np.int64)
-  first = int(day.min())
-  day -= first
-  counts = np.bincount(day)
-  if not counts.all():
+  there, counts = np.unique(day, return_counts=True)
+  gap = np.flatnonzero(np.diff(there) > 1)
+  if len(gap):
     raise ValueError(
-      f'Day {first + int(np.argmin(counts > 0))} of {source.schema.name!r} has no samples: number '
-      'its days without a gap.'
+      f'Day {there[gap[0]] + 1} of {source.schema.name!r} has no samples: number its days without '
+      'a gap.'
     )
   return Stream(source, np.argsort(day, kind='stable'), np.concatenate([[0], np.cumsum(counts)]))
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
@@ -24,12 +25,15 @@ _MOST_THREADS = 8
 
 def connect(directory, memory: str, threads: int = _MOST_THREADS) -> Any:
   """An embedded DuckDB that keeps to `memory` and spills into `directory`."""
-  con = ibis.duckdb.connect(
-    ':memory:',
-    memory_limit=memory,
-    temp_directory=str(directory),
-    threads=min(os.cpu_count() or 1, threads),
-  )
+  try:
+    con = ibis.duckdb.connect(
+      ':memory:',
+      memory_limit=memory,
+      temp_directory=str(directory),
+      threads=min(os.cpu_count() or 1, threads),
+    )
+  except duckdb.ParserException as e:
+    raise ValueError(f'{memory!r} is no amount of memory: write it as 4GB or 500MB. ({e})') from e
   con.con.execute('SET enable_progress_bar = false')
   return con
 

@@ -24,7 +24,8 @@ def find(schema: schema_lib.Schema, data_dir) -> dict[str, list[pathlib.Path]]:
     tried = [pattern + end for pattern in patterns for end in ('', '.gz', '.zst')]
     matched = {n for pattern in tried for n in glob.glob(pattern, root_dir=root, recursive=True)}
     # A `**` at the end matches folders too.
-    paths = sorted(root / name for name in matched if not (root / name).is_dir())
+    # One that two patterns spell differently, as ./a.csv, is one file.
+    paths = sorted({root / name for name in matched if not (root / name).is_dir()})
     if not paths:
       raise FileNotFoundError(
         f'No {split} files of {schema.name!r}: nothing in {data_dir} matches {" or ".join(tried)}.'

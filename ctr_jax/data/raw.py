@@ -39,7 +39,7 @@ def make_plan(schema: schema_lib.Schema) -> Plan:
   """Lists the columns to load and the checks to make."""
   texts = dict.fromkeys(f.column for f in schema.features if f.kind in ('id', 'ids', 'hash'))
   numbers = dict.fromkeys(f.column for f in schema.features if f.kind in ('numeric', 'bucket'))
-  clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
+  clocks = {f.column for f in schema.features if is_clock(f)}
   checks = [Check(schema.label, 'label is not 0 or 1')] if schema.label else []
   if schema.split.by == 'time':
     # Of text only nothing at all is no time.
@@ -62,8 +62,9 @@ def _lists(schema):
   return {f.column: f.separator for f in schema.features if f.kind == 'ids'}
 
 
-def _is_clock(feature):
-  return feature.transform in ('hour', 'weekday', 'weekend')
+def is_clock(feature: schema_lib.Feature) -> bool:
+  """Whether a bucket is of a time YYMMDDHH."""
+  return feature.kind == 'bucket' and feature.transform in ('hour', 'weekday', 'weekend')
 
 
 def create(con, plan: Plan):
@@ -140,18 +141,27 @@ def load_file(con, plan: Plan, layout: readers.Layout, number: int, skips: Skips
       return
     except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
       if layout.format == 'parquet':
-        raise ValueError(f'{layout.path} cannot be read as Parquet: {e}') from e
+        raise _no_parquet(layout, e) from e
       # A malformed row: the slow reader below knows where, and what to do about it.
     except duckdb.IOException:
       # DuckDB takes no zeros after a gzip stream, with which archives pad; the reader below does.
       if layout.path.suffix != '.gz':
         raise
+    except duckdb.Error as e:
+      # Of damaged pages, and of no kind of its own.
+      if layout.format != 'parquet' or type(e) is not duckdb.Error:
+        raise
+      raise _no_parquet(layout, e) from e
     finally:
       con.con.execute('DROP VIEW IF EXISTS scanned')
   for batch in readers.batches(layout, skips.bad_in(layout)):
     con.con.register('portion', pa.Table.from_batches([batch]))
     con.insert('raw', _prepare(plan, layout, con.table('portion'), number))
     con.con.unregister('portion')
+
+
+def _no_parquet(layout, error):
+  return ValueError(f'{layout.path} cannot be read as Parquet: {error}')
 
 
 def _prepare(plan, layout, table, number):
@@ -176,7 +186,7 @@ def _prepare(plan, layout, table, number):
       time = ibis.ifelse(time.isnan() | time.isinf(), ibis.null('float64'), time)
     columns['time'] = time
     good.append(time.notnull())
-  clocks = {f.column for f in schema.features if f.kind == 'bucket' and _is_clock(f)}
+  clocks = {f.column for f in schema.features if is_clock(f)}
   for name, x in numbers.items():
     fine = x.isnan() | (x.abs() <= _LARGEST)
     if name in clocks:

@@ -3,9 +3,10 @@
 Each text file can be read in two ways. `scan` hands it to DuckDB through Ibis, which is fast and
 stops at the first malformed row. `records` walks it in Python, which is slower and knows the line
 of every row: it finds the row to report, skips malformed rows when asked to, and reads libsvm.
-Both see the same rows in the same order: blank lines are no rows, and empty fields too many at the
-end of a row (trailing delimiters) are forgiven; a space before a field's first quote and spaces
-after its last are no part of it (`ctr_jax.data.delimited`).
+Both see the same rows in the same order: blank lines are no rows (but a missing value in a file of
+one column), and empty fields too many at the end of a row (trailing delimiters) are forgiven; a
+space before a field's first quote and spaces after its last are no part of it
+(`ctr_jax.data.delimited`).
 
 libsvm: `label index:value ...`. A feature's column is its index; the cell is the value's text; an
 index that a row does not name is missing.
@@ -126,7 +127,10 @@ def _parquet_names(path):
 
   try:
     return tuple(pq.read_schema(path).names)
-  except pa.ArrowInvalid as e:
+  except (ValueError, OSError) as e:
+    # Arrow's complaints about a damaged footer are OSErrors without a number.
+    if isinstance(e, OSError) and e.errno is not None:
+      raise
     raise ValueError(f'{path} is not a Parquet file: {e}') from e
 
 
@@ -200,6 +204,9 @@ def _scan_parquet(con, of, name):
   # By place: DuckDB gives names that differ in case alone other ones.
   for i, called in enumerate(table.columns):
     column = table[called]
+    # Lists that are all empty have elements of no type, and Ibis does not know these for lists.
+    if '"NULL"[]' in str(column.type()):
+      column = column.cast('array<string>')
     if column.type().is_array():
       separator = _separator(of, i)
       column = column.map(_as_text)
@@ -247,8 +254,9 @@ def _text_records(of, file, on_bad):
         line, 'broken quotes', f'{e}' + (f'; {lines} more lines went with it' if lines else '')
       )
       continue
-    if not fields:
+    if not fields and len(of.names) > 1:
       continue
+    fields = fields or ['']
     while len(fields) > len(of.names) and not fields[-1]:
       fields.pop()
     if undecodable and not undecodable.isdisjoint(range(line, reader.line_num + 1)):

@@ -44,6 +44,7 @@ import math
 import pathlib
 import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -218,7 +219,8 @@ class Schema:
     files = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in dict(self.files).items()}
     object.__setattr__(self, 'files', files)
     for name in ('features', 'ignore', 'columns'):
-      object.__setattr__(self, name, tuple(getattr(self, name)))
+      value = getattr(self, name)
+      object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
     if not self.features:
       raise ValueError(f'Schema {self.name!r} has no features.')
     _one_of('Schema: format', self.format, ('', 'csv', 'tsv', 'parquet', 'libsvm', 'libffm'))
@@ -311,13 +313,44 @@ class Schema:
   def from_dict(cls, tree: Mapping[str, Any]) -> 'Schema':
     """Builds a schema from plain dicts, naming any field it does not know."""
     tree = dict(tree)
-    features = tuple(_build(Feature, f) for f in tree.pop('features', ()))
-    split = _build(Split, tree.pop('split', {}))
+    features, split = tree.pop('features', ()), tree.pop('split', {})
+    if not isinstance(features, (list, tuple)):
+      raise ValueError('Features are a list: write [[features]], with two brackets, above each.')
+    features, split = tuple(_build(Feature, f) for f in features), _build(Split, split)
     return _build(cls, {**tree, 'features': features, 'split': split})
+
+
+# Type of a field -> what is taken for it, and how that is called.
+_TAKEN = {
+  str: (str, 'a text'),
+  int: (int, 'a whole number'),
+  float: ((int, float), 'a number'),
+  bool: (bool, 'true or false'),
+}
+
+
+def _check_type(whose, name, kind, value):
+  """Refuses a value of another type: what is read from a file may be anything."""
+  origin = typing.get_origin(kind)
+  if origin is Mapping and not isinstance(value, Mapping):
+    raise ValueError(f'{whose}: {name} is {value!r}; it is a table of its own, as [{name}].')
+  if origin is tuple and not isinstance(value, (str, list, tuple)):
+    raise ValueError(f'{whose}: {name} is {value!r}; it must be a list.')
+  values = value if origin is tuple and not isinstance(value, str) else [value]
+  kind = typing.get_args(kind)[0] if origin is tuple else kind
+  taken, called = _TAKEN.get(kind, (object, ''))
+  for one in values:
+    if not isinstance(one, taken):
+      raise ValueError(f'{whose}: {name} is {value!r}; {one!r} is not {called}.')
 
 
 def _build(cls, tree):
   fields = {f.name: f for f in dataclasses.fields(cls)}
+  if not isinstance(tree, Mapping):
+    raise ValueError(
+      f'A {cls.__name__} is a table of its fields, not {tree!r}: in a schema file they are lines '
+      f'below {"[split]" if cls is Split else "[[features]]"}.'
+    )
   unknown = sorted(set(tree) - set(fields))
   if unknown:
     name = tree.get('name', '')
@@ -326,6 +359,9 @@ def _build(cls, tree):
     )
   if 'name' in fields and not tree.get('name'):
     raise ValueError(f'A {cls.__name__} needs a name: {dict(tree)}.')
+  whose = f'{cls.__name__} {tree["name"]!r}' if 'name' in tree else cls.__name__
+  for name, value in tree.items():
+    _check_type(whose, name, fields[name].type, value)
   return cls(**tree)
 
 

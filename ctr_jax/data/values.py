@@ -64,6 +64,14 @@ def reduce_hash(feature: schema_lib.Feature, data: np.ndarray, offsets: np.ndarr
   return rows
 
 
+def is_time(x: np.ndarray) -> np.ndarray:
+  """Whether numbers are times YYMMDDHH; NaN is none."""
+  with np.errstate(invalid='ignore'):
+    hour, day, month = x % 100, np.floor(x / 100) % 100, np.floor(x / 10_000) % 100
+    whole = (np.floor(x) == x) & (x >= 0) & (x <= 99_123_123)
+    return whole & (hour < 24) & (day >= 1) & (day <= 31) & (month >= 1) & (month <= 12)
+
+
 def buckets(feature: schema_lib.Feature, x: np.ndarray) -> np.ndarray:
   """int64 buckets of float64 numbers, none of them NaN: see `Feature.transform`."""
   if feature.transform == 'log2':

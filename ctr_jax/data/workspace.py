@@ -36,7 +36,7 @@ def create(out):
       _rename(folder, out)
       (out / 'lock').unlink()
     except BaseException as e:
-      shutil.rmtree(folder, ignore_errors=True)
+      _remove(folder)
       if storage.disk_is_full(e):
         free = shutil.disk_usage(out.parent).free / 2**20
         raise OSError(
@@ -70,4 +70,15 @@ def clean(out):
     gone_or_running = contextlib.suppress(FileNotFoundError, BlockingIOError)
     with gone_or_running, pathlib.Path(left, 'lock').open() as lock:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      shutil.rmtree(left, ignore_errors=True)
+      _remove(pathlib.Path(left))
+
+
+def _remove(folder):
+  """Its lock last: what is left by who is interrupted here, too, can be found."""
+  with contextlib.suppress(OSError):
+    for left in folder.iterdir():
+      if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+      elif left.name != 'lock':
+        left.unlink(missing_ok=True)
+  shutil.rmtree(folder, ignore_errors=True)

@@ -192,7 +192,7 @@ def _numbers(column, feature):
       f'Column {feature.column!r}, row {bad[0]}: {found[bad[0]]} is larger than a float32 can be.'
     )
   if feature.kind == 'bucket' and feature.transform in ('hour', 'weekday', 'weekend'):
-    bad = np.flatnonzero(~np.isnan(found) & ~_is_time(found))
+    bad = np.flatnonzero(~np.isnan(found) & ~values.is_time(found))
     if len(bad):
       raise BadInput(
         f'Column {feature.column!r}, row {bad[0]}: {found[bad[0]]:.17g} is not a time YYMMDDHH.'
@@ -222,11 +222,3 @@ def _number(value, column, row):
     f'Column {column!r}, row {row}: {_shown(value)} is not a number; give a number, a text of one, '
     'or None where there is none.'
   )
-
-
-def _is_time(x):
-  """Whether x is YYMMDDHH."""
-  with np.errstate(invalid='ignore'):
-    hour, day, month = x % 100, np.floor(x / 100) % 100, np.floor(x / 10_000) % 100
-    whole = (np.floor(x) == x) & (x >= 0) & (x <= 99_123_123)
-    return whole & (hour < 24) & (day >= 1) & (day <= 31) & (month >= 1) & (month <= 12)

@@ -88,7 +88,8 @@ def _text(path, schema, names, size) -> Iterator[Batch]:
     header = next(rows, []) if schema.header else list(schema.columns)
     _check(path, names, header)
     place = [header.index(name) for name in names]
-    found = (row for row in rows if row)
+    # A blank line is no row, but a missing value where there is one column; as in `data.readers`.
+    found = (row or [''] for row in rows if row or len(header) == 1)
     while block := list(itertools.islice(found, size)):
       for row in block:
         while len(row) > len(header) and not row[-1]:

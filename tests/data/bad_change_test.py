@@ -157,6 +157,29 @@ def test_what_functions_leave_out(path, values):
   assert source.read('train', ['f'], 0, 5)['f'].tolist() == [1, 0, 2, 0, 0]
 
 
+@pytest.mark.parametrize('value', [b'x', np.array([1.0, 2, 3, 4, 5], object), np.bytes_(b'x')])
+def test_functions_give_texts_or_whole_numbers(path, value):
+  values = value if isinstance(value, np.ndarray) else np.array([value] * 5)
+  refuses(path, lambda: function(path, lambda _: values, 'id'), 'such as ', 'or whole numbers')
+
+
+def test_yes_and_no_are_ones_and_zeros(path):
+  function(path, lambda read: read['price'] > 1, 'id')
+  assert columns.open_columns(path).vocabulary('f')[0] == ['1', '0']
+
+
+def test_a_function_of_a_clock_gives_times(path):
+  clock = Feature('f', 'bucket', transform='hour')
+
+  def add(values):
+    adding.by_function(path, clock, ['price'], lambda _: np.array(values), progress=False)
+
+  for bad in (99.5, 26013124, 26013200, -1):
+    refuses(path, lambda bad=bad: add([26013123, np.nan, bad, 1, 2]), f'{bad}', 'not a time YYMM')
+  add([26013123, np.nan, 26013100, 26013123, np.nan])
+  assert columns.open_columns(path).vocabulary('f')[0] == ['23', '0']
+
+
 def test_masked_numbers_are_missing(path):
   function(path, lambda _: np.ma.array([1.0, 2, 3, 4, 1e39], mask=[0, 1, 0, 0, 1]))
   found = columns.open_columns(path).read('train', ['f'], 0, 5)['f']

@@ -247,6 +247,22 @@ def test_not_parquet(tmp_path):
   refuses(tmp_path, 'train.csv is not a Parquet file', format='parquet')
 
 
+@pytest.mark.parametrize('where', ['page', 'footer', 'middle'])
+def test_damaged_parquet(tmp_path, where):
+  users = [f'{i * 7919 % 100003}' for i in range(2000)]
+  path = tmp_path / 'train.csv'
+  pq.write_table(pa.table({'label': [0, 1] * 1000, 'user': users}), path, compression='gzip')
+  data = bytearray(path.read_bytes())
+  if where == 'middle':
+    data = data[:3000] + data[-3000:]
+  else:
+    data[20 if where == 'page' else -350] ^= 0xFF
+  path.write_bytes(data)
+  says = r'train\.csv (cannot be read as|is not a) Parquet'
+  with pytest.raises(ValueError, match=says):
+    run(tmp_path, format='parquet', features=FEATURES[:1])
+
+
 def test_malformed_value_in_parquet(tmp_path):
   table = {'label': [1, 0, 3], 'user': ['a', 'b', 'c'], 'price': [1.0, 2.0, 3.0]}
   pq.write_table(pa.table(table), tmp_path / 'train.csv')
@@ -308,6 +324,14 @@ def test_too_little_memory(tmp_path):
   schema = Schema('s', FEATURES, files={'train': 'train.csv'})
   with pytest.raises(ValueError, match=r'needs more than 1MB of memory; raise --memory'):
     encode.encode(schema, tmp_path, tmp_path / 'out', memory='1MB', progress=False)
+
+
+@pytest.mark.parametrize('memory', ['lots', '2', '0'])
+def test_no_amount_of_memory(tmp_path, memory):
+  write(tmp_path, lines_of())
+  schema = Schema('s', FEATURES, files={'train': 'train.csv'})
+  with pytest.raises(ValueError, match=rf"'{memory}' is no amount of memory: write it as 4GB"):
+    encode.encode(schema, tmp_path, tmp_path / 'out', memory=memory, progress=False)
 
 
 def test_a_folder_that_is_there(tmp_path):

@@ -232,7 +232,23 @@ def test_made_once_and_only_of_its_data(tmp_path):
     beside.join(beside.join(source, first), first)
 
 
+def test_whoever_is_second_opens_what_the_first_made(tmp_path, monkeypatch):
+  source, whole = small(), crosses._fill
+  (tmp_path / 'x').mkdir()  # Empty: it may be there.
+
+  def slower(*args):
+    monkeypatch.setattr(crosses, '_fill', whole)
+    crosses.add(source, tmp_path / 'x', CROSSES[1:])
+    return whole(*args)
+
+  monkeypatch.setattr(crosses, '_fill', slower)
+  assert crosses.add(source, tmp_path / 'x', CROSSES[1:]).num_samples('train') == 1500
+  assert [path.name for path in tmp_path.iterdir()] == ['x']
+
+
 def test_what_cannot_be_crossed_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="is of two features, and 'user' is given twice"):
+    crosses.Statistic('user', 'user')
   with pytest.raises(ValueError, match=r"'tags' is of kind 'ids' and cannot be crossed"):
     crosses.add(small(), tmp_path / 'x', [crosses.Cross('tags', 'user')])
   with pytest.raises(ValueError, match="clock 'hours' is no column"):

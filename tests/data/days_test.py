@@ -86,6 +86,11 @@ def test_a_day_without_samples_is_named_as_in_the_data():
   assert days.by_column(_Dated(20260103, 20260102)).days == 2
 
 
+def test_days_far_apart_take_no_memory():
+  with pytest.raises(ValueError, match=r'^Day 1001 of .* has no samples'):
+    days.by_column(_Dated(10**15, 1000))
+
+
 def test_what_cannot_be_is_refused():
   stream = days.by_column(SOURCE)
   with pytest.raises(ValueError, match='there are 0 to 5'):

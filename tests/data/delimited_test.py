@@ -67,6 +67,21 @@ def test_empty_fields_at_the_end(tmp_path):
   assert both(tmp_path, 'a,b\n1,x,,,\n,,,""\n') == (rows, [], rows)
 
 
+def test_blank_lines(tmp_path):
+  rows = [['1', 'x'], ['2', 'y']]
+  assert both(tmp_path, 'a,b\n\n1,x\n\n2,y\n\n') == (rows, [], rows)
+  # Where there is one column, a missing value is written so.
+  (tmp_path / 'a.csv').write_text('a\n\n1\n""\n\n2\n\n')
+  layout = readers.layout(Schema('s', (Feature('a'),), label=''), tmp_path / 'a.csv')
+  slow = list(readers.records(layout, lambda *_: None))
+  con = engine.connect(tmp_path, '1GB')
+  with engine.quiet():
+    fast = [x['c0'] or '' for x in engine.rows(con, readers.scan(con, layout, 'x'))]
+  con.con.close()
+  assert slow == [(line, [x]) for line, x in enumerate(fast, 2)]
+  assert fast == ['', '1', '', '', '2', '']
+
+
 def test_long_fields(tmp_path):
   limit, text = csv.field_size_limit(), 'x' * 200_000
   rows = [['1', text], [text, '2']]

@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -237,6 +238,23 @@ def test_killed_run_is_cleaned_up_and_a_running_one_is_not(tmp_path):
     child.wait()
     child.stdout.close()
   assert not (tmp_path / 'out').exists()
+  workspace.clean(tmp_path / 'out')
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_half_removed_is_found(tmp_path, monkeypatch):
+  def interrupted(folder, **_):
+    (pathlib.Path(folder) / 'lock').unlink(missing_ok=True)  # It comes first by chance.
+    raise KeyboardInterrupt
+
+  # Somebody interrupts an encoding, and then its cleaning too.
+  with pytest.raises(KeyboardInterrupt), workspace.create(tmp_path / 'out') as folder:
+    for name in 'abcdefgh':
+      (folder / name).mkdir()
+    monkeypatch.setattr(shutil, 'rmtree', interrupted)
+    raise KeyboardInterrupt
+  monkeypatch.undo()
+  assert [path.name for path in folder.iterdir() if path.is_file()] == ['lock']
   workspace.clean(tmp_path / 'out')
   assert list(tmp_path.iterdir()) == []
 

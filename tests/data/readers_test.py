@@ -172,6 +172,16 @@ def test_lists_in_parquet(tmp_path):
   assert read['one'].tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize('rows', [[[], []], [[None], [None, None]], [[], None]])
+def test_lists_of_nothing_in_parquet(tmp_path, rows):
+  # As is written where no sample of a file has any.
+  table = {'label': [1, 0], 'tags': pa.array(rows, pa.list_(pa.null()))}
+  pq.write_table(pa.table(table), tmp_path / 'a.parquet')
+  source = encoded(tmp_path, 'a.parquet', (Feature('tags', 'ids'),))
+  assert source.vocabulary('tags')[0] == []
+  assert source.read('train', ['tags'], 0, 2)['tags'].tolist() == [[0], [0]]
+
+
 def test_separators_in_lists(tmp_path):
   table = {'label': [1, 0, 1], 'tags': [['a', 'b'], ['a,b'], ['c|d']]}
   pq.write_table(pa.table(table), tmp_path / 'a.parquet')
@@ -325,6 +335,12 @@ def test_no_files(tmp_path):
     files.find(schema_of('a.csv'), tmp_path)
   with pytest.raises(ValueError, match='names no files'):
     files.find(Schema('s', FEATURES), tmp_path)
+
+
+def test_a_file_that_two_patterns_match_is_read_once(tmp_path):
+  (tmp_path / 'a.csv').write_bytes(b'x')
+  for patterns in (('a.csv', './a.csv'), ('a.csv', f'{tmp_path}/*.csv')):
+    assert files.find(schema_of(patterns), tmp_path) == {'train': [tmp_path / 'a.csv']}
 
 
 def test_plain_and_compressed_twins(tmp_path):

@@ -164,3 +164,28 @@ def test_toml_errors_name_the_file(tmp_path):
   path.write_text("[[features]]\nname = 'a'\nkind = 'x'")
   with pytest.raises(ValueError, match=r"bad\.toml: Feature 'a': kind"):
     Schema.from_toml(path)
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ("[features]\nname = 'a'", 'write [[features]], with two brackets'),
+    ("features = ['a']", "A Feature is a table of its fields, not 'a'"),
+    ("split = 'time'", "A Split is a table of its fields, not 'time'"),
+    ("files = 'a.csv'", "Schema 'bad': files is 'a.csv'; it is a table of its own, as [files]"),
+    ('label = 1', "Schema 'bad': label is 1; 1 is not a text"),
+    ("[[features]]\nname = 'a'\nmin_count = '2'", "Feature 'a': min_count is '2'; '2' is not"),
+    ("[[features]]\nname = 'a'\nwidth = 2.5", "Feature 'a': width is 2.5; 2.5 is not a whole"),
+    ("[[features]]\nname = 'a'\nboundaries = 3", "Feature 'a': boundaries is 3; it must be a list"),
+    ("[split]\nfractions = ['x', 0, 0]", "Split: fractions is ['x', 0, 0]; 'x' is not a number"),
+  ],
+)
+def test_types_in_a_file(tmp_path, text, message):
+  (tmp_path / 'bad.toml').write_text(text)
+  with pytest.raises(ValueError) as error:
+    Schema.from_toml(tmp_path / 'bad.toml')
+  assert message in str(error.value)
+
+
+def test_one_column_to_ignore_may_stand_alone():
+  assert Schema('s', (Feature('a'),), ignore='request_id').ignore == ('request_id',)

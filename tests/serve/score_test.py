@@ -76,6 +76,13 @@ def test_text_is_read_as_the_encoder_reads_it(tmp_path):
   assert rows == [['u', ''], ['u\n', text]]
 
 
+def test_a_blank_line_is_a_missing_value_of_the_only_column(tmp_path):
+  path = tmp_path / 'rows.csv'
+  path.write_text('a\nu\n\nv\n')
+  schema = schema_lib.Schema('s', (schema_lib.Feature('a'),))
+  assert list(score.batches(path, schema, ('a',), 10)) == [{'a': ['u', '', 'v']}]
+
+
 def test_bytes_in_parquet_are_text(tmp_path):
   pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
   cells = {'a': pa.array(['ü'.encode(), None]), 'b': pa.array([b'xy', b''], pa.large_binary())}
