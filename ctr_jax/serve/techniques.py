@@ -18,6 +18,12 @@ from ctr_jax.serve import codebooks, composed, gates, hashing
 from ctr_jax.serve.codec import WHOLE, Codec, Leaf, as_stored, unpacked
 from ctr_jax.tables import trees
 
+_INSTEAD = {
+  'adaptive_dims': 'by `packed` of its vectors',
+  'fake_quantize': 'by `int_quantize` of the same bits',
+  'alpt': 'by `int_quantize` of the same bits',
+}
+
 
 def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
   """The codec of a described technique over a table.
@@ -30,6 +36,10 @@ def build(description: Mapping[str, Any], leaf: Leaf) -> Codec:
     ValueError: the technique is not served.
   """
   name, arguments = description['technique'], description['arguments']
+  if name in _INSTEAD:
+    raise ValueError(
+      f'{name} is for training, and is not served: store the table {_INSTEAD[name]}.'
+    )
   if name not in TECHNIQUES:
     raise ValueError(
       f'{name} has no decode without jax, so it is not served; these are: '

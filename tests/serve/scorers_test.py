@@ -12,7 +12,16 @@ import pytest
 from ctr_jax import compress, serve
 from ctr_jax.compress import hashing as jax_hashing
 from ctr_jax.data import schema as schema_lib
-from ctr_jax.serve import artifact, export, hashing, nets, numpy_scorer, scorer, served
+from ctr_jax.serve import (
+  artifact,
+  export,
+  hashing,
+  nets,
+  numpy_scorer,
+  scorer,
+  served,
+  techniques,
+)
 from tests.serve import cases
 
 # Relative to the largest logit.
@@ -220,11 +229,20 @@ def test_hashes_have_the_same_bits():
   np.testing.assert_array_equal(hashing.bucket(ids, 7, 999), jax_hashing.bucket(ids, 7, 999))
 
 
-def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path):
+def test_a_technique_that_is_not_served_is_refused_in_words(data, tmp_path, monkeypatch):
   made = cases.model(data[0], compress.alpt())
-  with pytest.raises(ValueError, match="Table 'user': alpt has no decode without jax"):
+  with pytest.raises(ValueError, match=r"Table 'user': alpt is for training, .* by `int_quantize`"):
+    export.write(tmp_path / 'model', *made, data[0])
+  monkeypatch.delitem(techniques.TECHNIQUES, 'robe')
+  made = cases.model(data[0], compress.robe(50))
+  with pytest.raises(ValueError, match="Table 'user': robe has no decode without jax"):
     export.write(tmp_path / 'model', *made, data[0])
   assert list(tmp_path.iterdir()) == []
+
+
+def test_every_technique_is_served_or_said_to_be_stored_by_another():
+  known = {'chain', *compress.TECHNIQUES}
+  assert known == {*techniques.TECHNIQUES, *techniques._INSTEAD}
 
 
 @needs_onnx
