@@ -87,12 +87,14 @@ def test_imports_point_one_way(path):
 
 # Of the folder that scores, the files that may use jax; the others must run without it.
 JAX_SERVES = {'export', 'delta_export', 'forward', 'jax_scorer', 'pairs_export'}
+# Of `tables`, plain Python and NumPy, read by both sides.
+PLAIN = ('trees', 'factors', 'bit_blocks')
 
 
 def _scoring():
   found = sorted((PROJECT / 'ctr_jax' / 'serve').glob('*.py'))
-  shared = PROJECT / 'ctr_jax' / 'tables' / 'trees.py'
-  return [shared, *(path for path in found if path.stem not in JAX_SERVES)]
+  shared = [PROJECT / 'ctr_jax' / 'tables' / f'{name}.py' for name in PLAIN]
+  return [*shared, *(path for path in found if path.stem not in JAX_SERVES)]
 
 
 @pytest.mark.parametrize('path', _scoring(), ids=lambda p: p.stem)
@@ -101,7 +103,7 @@ def test_serving_needs_no_jax(path):
     assert name.split('.')[0] not in {'jax', 'jaxlib', 'flax'}, name
     inner = name.removeprefix('ctr_jax.')
     forbidden = inner.split('.')[0] in {'tables', 'predict', 'compress'}
-    assert inner == 'tables.trees' or not forbidden, name
+    assert inner in {f'tables.{plain}' for plain in PLAIN} or not forbidden, name
     assert inner.removeprefix('serve.') not in JAX_SERVES or path.stem == 'score', name
 
 

@@ -27,6 +27,8 @@ class History:
 
   Attributes:
     clock: numeric column (or extra) with whole numbers that grow with time; '' = none, out of fold.
+      Columns are float32, in which Unix seconds within 128 of each other are one time: count hours
+      or days.
     slices: of the clock, with equally many samples of train; 0 = each of its values is a period.
     folds: of train, where there is no clock.
     seed: of the folds.

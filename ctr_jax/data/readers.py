@@ -250,9 +250,8 @@ def _text_records(of, file, on_bad):
       return
     except csv.Error as e:
       lines = reader.line_num - line
-      on_bad(
-        line, 'broken quotes', f'{e}' + (f'; {lines} more lines went with it' if lines else '')
-      )
+      what = 'a carriage return that ends no line' if 'new-line character' in str(e) else str(e)
+      on_bad(line, 'broken quotes', what + (f'; {lines} more lines went with it' if lines else ''))
       continue
     if not fields and len(of.names) > 1:
       continue

@@ -57,6 +57,7 @@ BAD_ROWS = {
   'no_label': (',a,2,3', ("column 'label': '': label is not 0 or 1",), 'label is not 0 or 1'),
   'word': ('yes,a,2,3', ("column 'label': 'yes': label is not 0",), 'label is not 0 or 1'),
   'quotes': ('1,"a"b,2,3', ('expected after',), 'broken quotes'),
+  'return': ('1,a\rb,2,3', ('a carriage return that ends no line',), 'broken quotes'),
 }
 
 
