@@ -64,13 +64,17 @@ def trial() -> trials.Trial:
 
 
 def main() -> None:
-  source = common.source()
-  with common.workdir('bars_frappe') as folder:
-    rows = trials.run(trial(), source, folder, common.seeds())
-    published = _RECIPES[_NET.value][2]
+  source, published = common.source(), _RECIPES[_NET.value][2]
+
+  def result(rows):
     found = common.result('bars_frappe', source, rows, published_auc=published)
-    name = f'bars_frappe_{_NET.value}_{_MODE.value}'
-    found = merging.merged(found, name)
+    return merging.merged(found, name, ('epochs', 'batch_size'))
+
+  name = f'bars_frappe_{_NET.value}_{_MODE.value}'
+  if common.SAVE.value:
+    result([])  # Refused before hours of work.
+  with common.workdir('bars_frappe') as folder:
+    found = result(trials.run(trial(), source, folder, common.seeds()))
     common.save(folder, found, name)
     print(f'\n{report.ladder(found)}\n\npublished test AUC: {published}\n{report.caption(found)}')
 

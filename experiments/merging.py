@@ -7,6 +7,7 @@ three seeds to a row that has two.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -32,20 +33,25 @@ _POINTS = {'curve': ('k',), 'within': ('cost', 'part')}
 _OF_THE_FIRST = ('bytes_by_table', 'axes_by_table')
 
 
-def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
+def merged(found: dict[str, Any], name: str, recipe: Sequence[str] = ()) -> dict[str, Any]:
   """`found` with the rows that experiments/results already has of the same data and settings.
 
   Of a row that both have, the one with all seeds of the other stays, the new one if they are the
   same; else the seeds of both are put into one row.
 
+  Args:
+    found: a result.
+    name: of its file.
+    recipe: more flags that are part of the recipe, of results that do not describe their `base`.
+
   Raises:
-    ValueError: with --save_result, if those rows are of other data, another recipe or other days;
-      seeds of a row that are not of one model.
+    ValueError: with --save_result, if those rows are of other data, another recipe or other days,
+      or seeds of a row are not of one model. Without it `found` is then left as it is.
   """
   path = common.RESULTS / f'{name}.json'
   for row in found['rows']:
     row.setdefault('command', found['command'])
-  if changed := _changed():
+  if changed := _changed(recipe):
     found = found | {'flags': changed}
   if not path.exists():
     return found
@@ -65,13 +71,18 @@ def merged(found: dict[str, Any], name: str) -> dict[str, Any]:
   for row in before['rows']:
     row.setdefault('command', before['command'])
     again = new.pop(row['name'], None)
-    rows.append(row if again is None else joined(row, again))
+    try:
+      rows.append(row if again is None else joined(row, again))
+    except ValueError:
+      if common.SAVE.value:
+        raise
+      return found  # A look is not stopped by what it will not be saved beside.
   return found | {'rows': [*rows, *new.values()]}
 
 
-def _changed() -> dict[str, Any]:
+def _changed(more=()) -> dict[str, Any]:
   """Flags that are part of the recipe, where not at their defaults."""
-  there = {name: flags.FLAGS[name] for name in _RECIPE if name in flags.FLAGS}
+  there = {name: flags.FLAGS[name] for name in (*_RECIPE, *more) if name in flags.FLAGS}
   return {name: flag.value for name, flag in there.items() if flag.value != flag.default}
 
 
@@ -96,15 +107,16 @@ def joined(before: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     return {k: x if k in fixed else both(x, other[k]) for k, x in one.items()}
 
   row = {'seeds': seeds, 'command': f'{before["command"]} && {again["command"]}'}
-  sizes = {k: both(_sizes(before, k), _sizes(again, k)) for k in measure.SIZES if k in before}
+  shared = before.keys() & again.keys()
+  sizes = {k: both(_sizes(before, k), _sizes(again, k)) for k in measure.SIZES if k in shared}
   row |= measure.sizes(
     [dict(zip(sizes, x, strict=True)) for x in zip(*sizes.values(), strict=True)]
   )
-  for key in before.keys() & again.keys():
+  for key in shared:
     one, other = before[key], again[key]
     if key in _PER_SEED:
       row[key] = both(one, other)
-    elif key == 'test':
+    elif key == 'test' and one.keys() == other.keys():
       row[key] = each(one, other)
     elif key in _POINTS:
       pairs = zip(one, other, strict=True)

@@ -357,7 +357,9 @@ def _checked_values(feature, found, rows) -> pa.Array:
       first = numbers[np.argmax(wrong)]
       raise ValueError(f'The function of {feature.name!r} gave {first}: not a time YYMMDDHH.')
     return pa.array(numbers, pa.float64(), mask=np.isnan(numbers))
-  texts = [None if x is None or x == '' or x != x else x for x in found.tolist()]
+  # Objects may be NumPy's own: their numbers, and their yes and no, are Python's.
+  plain = [x.item() if isinstance(x, np.generic) else x for x in found.tolist()]
+  texts = [None if x is None or x == '' or x != x else x for x in plain]
   wrong = [x for x in texts if isinstance(x, (float, bytes))]
   if found.dtype.kind == 'f' or wrong:
     what = f'such as {wrong[0]!r}' if wrong else found.dtype

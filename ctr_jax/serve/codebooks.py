@@ -21,7 +21,9 @@ def _leaves(leaf, centroids, parts):
 def _look_up(xp, vectors, codes, cols):
   """Vectors [parts, centroids, sub], codes [..., parts] → [..., cols]."""
   parts, centroids, sub = vectors.shape
-  at = codes.astype(np.int32) + np.arange(parts, dtype=np.int32) * np.int32(centroids)
+  # A code that names no centroid reads the last one, as in jax, and none of the next part's.
+  codes = xp.minimum(codes.astype(np.int32), np.int32(centroids - 1))
+  at = codes + np.arange(parts, dtype=np.int32) * np.int32(centroids)
   found = xp.take(xp.reshape(vectors, (parts * centroids, sub)), at, axis=0)
   found = xp.reshape(found, (-1, *codes.shape[1:-1], parts * sub))
   return found if parts * sub == cols else xp.take(found, np.arange(cols), axis=-1)

@@ -126,7 +126,8 @@ def _sparse_rows(leaf, kept, dtype):
     skipped = xp.sum(earlier * xp.sum(bits, axis=-1), axis=-1).astype(np.int32)
     # All counts are of one block, so that float32 holds them.
     at = xp.expand_dims(rows['base'] + skipped, -1) + (own @ before).astype(np.int32)
-    values = xp.take(rows['value'], xp.minimum(at, np.int32(kept - 1)), axis=0)
+    at = xp.minimum(xp.maximum(at, np.int32(0)), np.int32(kept - 1))  # As jax clips.
+    values = xp.take(rows['value'], at, axis=0)
     return xp.where(own != 0, values, zero)
 
   return Codec(plan, address, decode)

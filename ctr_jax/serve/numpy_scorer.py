@@ -20,7 +20,7 @@ DECODED = 16 << 20
 """Bytes of vectors that are made when a model is opened: of the smallest tables that fit."""
 
 TOGETHER = 1024
-"""Samples that are scored at once: the net's arrays stay in a core's cache."""
+"""Samples that are scored, and rows that are decoded, at once: arrays stay in a core's cache."""
 
 
 def make(artifact: artifact_lib.Artifact, model: served.Model, decoded: int = DECODED):
@@ -51,7 +51,10 @@ def make(artifact: artifact_lib.Artifact, model: served.Model, decoded: int = DE
 
   vectors = {table: tables[table] for table in model.codecs if model.codecs[table].is_plain}
   for table in small(model, decoded):
-    vectors[table] = read(table, np.arange(model.rows[table], dtype=np.int32))
+    ids = np.arange(model.rows[table], dtype=np.int32)
+    # A few at a time: what a vector is made of may be a hundred times as large (`deep_hash`).
+    parts = [read(table, ids[i : i + TOGETHER]) for i in range(0, len(ids), TOGETHER)]
+    vectors[table] = np.concatenate(parts)
   sharing = {table: [f for f, _ in model.sharing(table)] for table in model.codecs}
 
   def score(columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -168,7 +168,9 @@ class Graph:
 
   def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
     made = self.constant(shape, 'int64')
-    rest = None if None in x.shape else math.prod(x.shape) // -math.prod(shape)
+    # Without -1 there is nothing to find out, and a shape may hold nothing: no pair of one field.
+    known = None not in x.shape and -1 in shape
+    rest = math.prod(x.shape) // -math.prod(shape) if known else None
     return self.node('Reshape', [x, made], tuple(rest if n == -1 else n for n in shape), x.dtype)
 
   def transpose(self, x: Tensor, axes: Sequence[int]) -> Tensor:

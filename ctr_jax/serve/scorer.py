@@ -160,7 +160,7 @@ def open(folder: str | pathlib.Path, scorer: str = 'numpy') -> Scorer:
     schema = schema_lib.Schema.from_dict(artifact.manifest['schema'])
     model = served.build(artifact.manifest['model'], schema)
     _check_plan(artifact, model)
-  except (AttributeError, KeyError, TypeError) as error:
+  except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
     raise ValueError(
       f'{artifact.folder / artifact_lib.MANIFEST} does not describe a model that this version can '
       f'read ({error!r}). Export the model again.'

@@ -157,6 +157,14 @@ def test_what_functions_leave_out(path, values):
   assert source.read('train', ['f'], 0, 5)['f'].tolist() == [1, 0, 2, 0, 0]
 
 
+def test_objects_of_numpy_are_as_python_s(path):
+  halves = np.array([np.float32(0.5), None, None, None, None], object)
+  refuses(path, lambda: function(path, lambda _: halves, 'id'), 'such as 0.5')
+  yes, no = np.bool_(True), np.bool_(False)
+  function(path, lambda _: np.array([yes, no, None, yes, np.float32('nan')], object), 'id')
+  assert columns.open_columns(path).vocabulary('f')[0] == ['1', '0']
+
+
 @pytest.mark.parametrize('value', [b'x', np.array([1.0, 2, 3, 4, 5], object), np.bytes_(b'x')])
 def test_functions_give_texts_or_whole_numbers(path, value):
   values = value if isinstance(value, np.ndarray) else np.array([value] * 5)

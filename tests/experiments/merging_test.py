@@ -117,3 +117,39 @@ def test_results_are_joined_with_those_of_another_machine(tmp_path, monkeypatch)
   (tmp_path / 'r.json').write_text(json.dumps(shared | {'rows': [_row(0, 1)]}))
   (found,) = merging.merged(shared | {'rows': [_row(2)]}, 'r')['rows']
   assert found == _row(0, 1, 2, command='c0 && c2')
+
+
+@pytest.mark.parametrize('flag', [common.EPOCHS.name, common.BATCH_SIZE.name])
+def test_seeds_of_another_schedule_are_not_joined(tmp_path, monkeypatch, flag):
+  """Where a result does not say what its rows were trained by, as `bars_frappe`'s."""
+  flags.FLAGS.mark_as_parsed()
+  monkeypatch.setattr(common, 'RESULTS', tmp_path)
+  shared, more = {'data_checksum': 'x', 'command': 'c'}, ('epochs', 'batch_size')
+  (tmp_path / 'r.json').write_text(json.dumps(shared | {'rows': [_row(0, 1)]}))
+  with flagsaver.flagsaver(save_result=True):
+    assert len(merging.merged(shared | {'rows': [_row(2)]}, 'r', more)['rows'][0]['seeds']) == 3
+    with flagsaver.flagsaver(**{flag: 3}), pytest.raises(ValueError, match='other data or'):
+      merging.merged(shared | {'rows': [_row(2)]}, 'r', more)
+
+
+def test_a_look_that_is_not_saved_is_not_refused(tmp_path, monkeypatch):
+  flags.FLAGS.mark_as_parsed()
+  monkeypatch.setattr(common, 'RESULTS', tmp_path)
+  shared = {'data_checksum': 'x', 'command': 'c'}
+  (tmp_path / 'r.json').write_text(json.dumps(shared | {'rows': [_row(0, 1)]}))
+  look = shared | {'rows': [_row(2, limit=3)]}
+  assert merging.merged(look, 'r')['rows'] == look['rows']
+  with flagsaver.flagsaver(save_result=True), pytest.raises(ValueError, match='limit differ'):
+    merging.merged(look, 'r')
+
+
+def test_columns_that_one_of_two_lacks_are_named():
+  less = _row(2)
+  del less['bytes']
+  with pytest.raises(ValueError, match='bytes differ'):
+    merging.joined(_row(0, 1), less)
+  more = _row(2)
+  more['test']['gauc'] = [0.5]
+  for one, other in ((_row(0, 1), more), (more, _row(0, 1))):
+    with pytest.raises(ValueError, match='test differ'):
+      merging.joined(one, other)

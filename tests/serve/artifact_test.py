@@ -156,6 +156,21 @@ def test_manifests_that_lack_something(folder, key):
     serve.open(folder)
 
 
+@pytest.mark.parametrize(
+  ('technique', 'arguments'),
+  [
+    ('product_quantize', {'centroids': 7, 'parts': 0, 'iterations': 1}),
+    ('binary_code', {'block': 0, 'bits': 4, 'strategy': 'skip', 'combine': 'sum', 'seed': 0}),
+    ('tensor_train', {'rank': 2, 'cores': 10**5}),
+  ],
+)
+def test_chains_that_no_table_could_have(folder, technique, arguments):
+  chain = {'technique': technique, 'arguments': arguments}
+  forged(folder, lambda m: m['model']['chains'].update(item=chain))
+  with pytest.raises(ValueError, match='does not describe a model'):
+    serve.open(folder)
+
+
 def test_other_formats_and_other_folders(folder, tmp_path):
   forged(folder, lambda m: m.update(format=99))
   with pytest.raises(ValueError, match='has the format 99, and this version reads 1'):

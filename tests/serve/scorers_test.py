@@ -5,11 +5,12 @@ import subprocess
 import sys
 import zlib
 
+import jax
 import jax.export
 import numpy as np
 import pytest
 
-from ctr_jax import compress, serve
+from ctr_jax import compress, models, predict, serve
 from ctr_jax.compress import hashing as jax_hashing
 from ctr_jax.data import schema as schema_lib
 from ctr_jax.serve import (
@@ -95,6 +96,28 @@ def test_codes_of_parts_that_do_not_divide_the_columns(data, tmp_path):
   check(data, folder)
 
 
+@pytest.mark.parametrize('chain', [compress.product_quantize(7, 3), compress.cce(6, 2)])
+def test_a_code_beyond_the_centroids_is_the_last_one(data, tmp_path, chain):
+  """As in jax: what is damaged is neither read from the next part nor an error of its own."""
+  model, rules, stored, net = cases.model(data[0], chain)
+  codes = np.random.default_rng(0).integers(0, 256, stored['item']['code'].shape, np.uint8)
+  stored = stored | {'item': stored['item'] | {'code': codes}}
+  check(data, export.write(tmp_path / 'model', model, rules, stored, net, data[0]))
+
+
+@pytest.mark.parametrize('linear', ['weight', 'field', 'feature'])
+def test_one_field_has_no_pairs(data, tmp_path, linear):
+  source, net = data[0], models.NETS['fwfm'](linear)
+  rules = (('item', compress.identity()), ('.*', compress.drop()))
+  rules = (('feature:previous', compress.drop()), *rules)
+  made = predict.build(source.schema, source.rows, rules, net, cases.DIM)
+  draw = np.random.default_rng(0)
+  stored = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), made.codec.plan)
+  shapes = jax.eval_shape(lambda: predict.init_net(made, jax.random.key(0)))
+  variables = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), shapes)
+  check(data, export.write(tmp_path / 'model', made, rules, stored, variables, source))
+
+
 @pytest.mark.parametrize('name', cases.NETS)
 def test_nets(data, tmp_path, name):
   _, folder = exported(data, tmp_path, **{'net': name} | cases.NETS[name])
@@ -146,6 +169,23 @@ def test_the_smallest_tables_are_decoded_and_no_more_than_told(data, tmp_path):
   assert numpy_scorer.small(model, size) == [first, second]
   assert numpy_scorer.small(model, size - 1) == [first]
   assert numpy_scorer.small(model, 0) == []
+
+
+def test_small_tables_are_decoded_a_few_rows_at_a_time(data, tmp_path, monkeypatch):
+  """Of a deep hash each takes a thousand numbers, whatever the vectors do."""
+  made, folder = exported(data, tmp_path, compress.deep_hash(16, (5,), 30))
+  expected, asked = serve.open(folder).logits(cases.by_column(data[1])), []
+  addressed = served.addressed
+
+  def watched(model, table, ids):
+    asked.append(len(ids))
+    return addressed(model, table, ids)
+
+  monkeypatch.setattr(numpy_scorer, 'TOGETHER', 8)
+  monkeypatch.setattr(served, 'addressed', watched)
+  scorer_ = serve.open(folder)
+  assert max(asked) == 8 and sum(asked) == sum(made[0].rows[t] for t in ('user', 'item', 'tags'))
+  np.testing.assert_allclose(scorer_.logits(cases.by_column(data[1])), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('rows', [0, 1, 5])
