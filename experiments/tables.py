@@ -60,7 +60,7 @@ def bars() -> str:
         len(row['seeds']),
         report.rate(row['train_samples_per_second']),
         f'{statistics.fmean(row["epochs"]):.0f}',
-        f'`{found["command"]}`',
+        f'`{row.get("command", found["command"])}`',
       )
     )
   rows.sort(key=lambda row: row[1], reverse=True)
