@@ -1,7 +1,8 @@
 """The reference: NumPy alone, and of the tables the rows that are asked for.
 
 Lists are read without their padding. Small tables are decoded when a model is opened, so that a
-batch reads their vectors, where it would read codes and scales by one or two hashes first.
+batch reads their vectors, where it would read codes and scales by one or two hashes first. Leaves
+that are read whole (codebooks, the values of `sparse_rows`) are held as float32.
 """
 
 from __future__ import annotations
