@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 from ctr_jax.train import loop
-from experiments import common, sweeps
+from experiments import common, merging, sweeps
 
 
 def series(entry: sweeps.Entry) -> str:
@@ -33,7 +33,7 @@ def plan(module) -> dict:
   source = common.source()
   if common.SAVE.value:  # Refused before hours of work.
     base = {'base': sweeps.base().describe(source)}
-    sweeps.merged(common.result(name, source, [], **base), f'{name}_{common.data_name()}')
+    merging.merged(common.result(name, source, [], **base), f'{name}_{common.data_name()}')
   rows = [
     {'label': entry.label, 'folder': entry.trial.name, 'series': series(entry)}
     for entry in sweeps.entries(module.sweep, source)
