@@ -31,7 +31,7 @@ def trial() -> trials.Trial:
       '--mode=dense: give --l2 too (0.05 is that of the published recipes on Frappe). The '
       "data set's own is for rows that a batch touches, and far too strong for whole tables."
     )
-  optimizer = chosen.optimizer
+  optimizer = chosen.optimizer_of(_NET.value)
   if _MODE.value is not None:
     optimizer = dataclasses.replace(optimizer, mode=_MODE.value)
   if _L2.value is not None:

@@ -52,7 +52,8 @@ def sweep(add, source) -> None:
   for name, (net, options) in RELATIONS.items():
     add('relation', name, net=net, net_options=of_data.net_options(net) | options)
   for net in PEERS:
-    add('peers', net, net=net, net_options=of_data.net_options(net))
+    own = {'net_options': of_data.net_options(net), 'optimizer': of_data.optimizer_of(net)}
+    add('peers', net, net=net, **own)
 
 
 def render(found) -> str:

@@ -62,7 +62,7 @@ def base() -> trials.Trial:
     net=NET.value,
     net_options=chosen.net_options(NET.value),
     dim=chosen.dim,
-    optimizer=chosen.optimizer,
+    optimizer=chosen.optimizer_of(NET.value),
     schedule=common.schedule(chosen.epochs, chosen.batch_size),
   )
 
