@@ -184,7 +184,7 @@ def _settings(ks):
   """What rows have to share to stand in one table."""
   chosen = (
     selection.WEIGHT, selection.SHARES, selection.GATE_STEPS, selection.GATE_BATCH,
-    selection.JOINT_EPOCHS, _PARTS, _WARM,
+    selection.GATE_OPTIMIZER, selection.JOINT_WEIGHT, selection.JOINT_EPOCHS, _PARTS, _WARM,
   )  # fmt: skip
   return {'counts': ks} | {flag.name: flag.value for flag in chosen}
 

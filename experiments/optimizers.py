@@ -17,6 +17,7 @@ ROW_OPTIMIZERS = {
   'adagrad_element': lambda lr, l2: rowwise.adagrad(lr, l2, per='element'),
   'lazy_adam': lambda lr, l2: rowwise.lazy_adam(lr, l2),
 }
+_GATE_OPTIMIZERS = {'adam': optax.adam, 'sgd': optax.sgd}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Optimizer:
     rows_learning_rate: of the row optimizer.
     l2: λ; in dense mode of (λ/2)·‖E‖² over whole tables, in mode 'rows' on the touched rows.
     clip: norm at which gradients that Adam sees are clipped.
-    gate_learning_rate: of Adam for gates (`compress.gate`) of fields and columns; None for that of
-      the net.
+    gate_learning_rate: of gates (`compress.gate`) of fields and columns; None: as the net.
+    gate_optimizer: with a rate of their own, 'adam' (None is the same) or 'sgd'.
   """
 
   mode: str = 'rows'
@@ -41,6 +42,7 @@ class Optimizer:
   l2: float = 1e-3
   clip: float = 10.0
   gate_learning_rate: float | None = None
+  gate_optimizer: str | None = None
 
   def recipe(self, model: predict.Model | None = None) -> state_lib.Recipe:
     """What `train` takes; with a model, L2 knows which of its leaves are vectors."""
@@ -56,10 +58,10 @@ class Optimizer:
   def _adam(self):
     if self.gate_learning_rate is None:
       return optax.adam(self.learning_rate)
-    rates = {'gate': self.gate_learning_rate, 'rest': self.learning_rate}
+    of_gates = _GATE_OPTIMIZERS[self.gate_optimizer or 'adam'](self.gate_learning_rate)
 
     def labels(params):
       gates = {n: 'gate' if n.split('/')[-1] == 'gate' else 'rest' for n in params['tables']}
       return {'net': 'rest', 'tables': gates}
 
-    return optax.multi_transform({name: optax.adam(x) for name, x in rates.items()}, labels)
+    return optax.multi_transform({'gate': of_gates, 'rest': optax.adam(self.learning_rate)}, labels)

@@ -28,7 +28,10 @@ from ctr_jax.train import journal, loop, state
 from experiments import trials
 
 WEIGHT = flags.DEFINE_float(
-  'price', 3e-4, 'Mean price of a feature, in nats per sample, of droprank, FSCD and OptFS.'
+  'price', 1e-3, 'Mean price of a feature, in nats per sample, of gates that are learned alone.'
+)
+JOINT_WEIGHT = flags.DEFINE_float(
+  'joint_price', 3e-4, 'The same, of gates that are learned with net and tables, and of OptFS.'
 )
 SHARES = flags.DEFINE_list(
   'price_shares', ['1', '1', '1'], 'How much time online, bytes and keys count in a price of FSCD.'
@@ -37,11 +40,17 @@ GATE_STEPS = flags.DEFINE_integer(
   'gate_steps', 600, 'Steps, in whole epochs, in which gates alone are learned.', lower_bound=1
 )
 GATE_BATCH = flags.DEFINE_integer('gate_batch', 1024, 'Samples of such a step.', lower_bound=1)
+GATE_OPTIMIZER = flags.DEFINE_enum(
+  'gate_optimizer', 'sgd', ['sgd', 'adam'], 'What learns gates that are learned alone.'
+)
 JOINT_EPOCHS = flags.DEFINE_integer(
   'joint_epochs', 1, 'Epochs in which gates are learned with net and tables.', lower_bound=1
 )
-# Adam's rate for gates: a gate has to get from open to closed within a few hundred steps.
-_RATE = 0.05
+# A gate has to get from open to closed within a few hundred steps. By SGD its logit grows with the
+# log of what the field is worth, so that gates which stay open are in an order too; Adam moves all
+# of them alike, and the order is that of chance (experiments/gate_stability.py measures it). While
+# net and tables still learn, worth changes from step to step, and Adam's rate needs no units.
+_RATES = {'sgd': 30.0, 'adam': 0.05}
 
 
 class Ranking(NamedTuple):
@@ -127,7 +136,7 @@ def gates(full: trials.Trial, source, name: str, technique, **changes) -> trials
     (re.escape(table), compress.chain(technique(table), compress.match(table, full.rules)))
     for table in source.rows
   )
-  optimizer = dataclasses.replace(full.optimizer, gate_learning_rate=_RATE)
+  optimizer = dataclasses.replace(full.optimizer, gate_learning_rate=_RATES['adam'])
   # One pass, as over a stream of clicks: in a second one, fields of many values are rewarded for
   # what the tables remember of the same samples, and noise of high cardinality comes first.
   schedule = _until_the_end(full.schedule, JOINT_EPOCHS.value, full.schedule.batch_size)
@@ -155,11 +164,13 @@ def after_training(full: trials.Trial, source, name: str, technique) -> trials.T
   held_out = source.num_samples('valid')
   batch = min(GATE_BATCH.value, held_out)
   epochs = math.ceil(GATE_STEPS.value / (held_out // batch))
-  rest = {'learning_rate': 0.0, 'rows_learning_rate': 0.0, 'l2': 0.0, 'gate_learning_rate': _RATE}
+  by = GATE_OPTIMIZER.value
+  rest = {'learning_rate': 0.0, 'rows_learning_rate': 0.0, 'l2': 0.0}
+  rest |= {'gate_learning_rate': _RATES[by], 'gate_optimizer': by}
   return gates(
     full,
     source,
-    f'{name}_in_{GATE_STEPS.value}x{batch}_of_{full.name}',
+    f'{name}_by_{by}_in_{GATE_STEPS.value}x{batch}_of_{full.name}',
     technique,
     optimizer=dataclasses.replace(full.optimizer, **rest),
     schedule=_until_the_end(full.schedule, epochs, batch),
@@ -282,19 +293,19 @@ def keeping(setting: Setting, kept: list[str], warm: bool = False) -> trials.Tri
   return dataclasses.replace(trial, after=setting.full, start=trials.part) if warm else trial
 
 
-# Gates of ids (OptFS) move at the rate of rows, the others at `_RATE`.
+# Gates of ids (OptFS) move at the rate of rows, the others at one of `_RATES`.
 METHODS: dict[str, Method] = {
   'droprank': _of_gates(lambda s: droprank(s.full, s.source, WEIGHT.value)),
   'droprank per column': _of_gates(lambda s: droprank(s.full, s.source, WEIGHT.value, 'column')),
-  'droprank joint': _of_gates(lambda s: _joint(s, WEIGHT.value)),
+  'droprank joint': _of_gates(lambda s: _joint(s, JOINT_WEIGHT.value)),
   'fscd': _of_gates(lambda s: fscd(s, WEIGHT.value)),
-  'fscd joint': _of_gates(lambda s: fscd(s, WEIGHT.value, joint=True)),
+  'fscd joint': _of_gates(lambda s: fscd(s, JOINT_WEIGHT.value, joint=True)),
   'permutation': _of_model(importance.permutation),
   'sfs': _of_model(importance.sfs),
   'shark': _of_model(importance.shark),
   'autofield': _of_gates(_plain(lambda s: compress.autofield())),
   'lpfs': _of_gates(_plain(lambda s: compress.lpfs())),
-  'optfs': _of_gates(_plain(lambda s: compress.optfs(WEIGHT.value, steps=_steps(s)))),
+  'optfs': _of_gates(_plain(lambda s: compress.optfs(JOINT_WEIGHT.value, steps=_steps(s)))),
   'trees': Method(_trees),
   'random': Method(_random),
   'leave one out': Method(_without_each),
