@@ -1,5 +1,6 @@
 """Gates have an optimizer of their own; all else learns as before."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ GRADS = {
 def moved(**settings):
   """How far a first step moves each leaf."""
   made = optimizers.Optimizer(learning_rate=0.01, **settings)._adam()
-  return made.update(GRADS, made.init(PARAMS), PARAMS)[0]
+  with jax.numpy_dtype_promotion('standard'):  # As `train.step` calls optax.
+    return made.update(GRADS, made.init(PARAMS), PARAMS)[0]
 
 
 def test_by_sgd_gates_move_by_their_gradients():
