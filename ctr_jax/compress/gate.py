@@ -4,6 +4,9 @@ A gate is a link like any other, put before the others: chain(droprank(), multi_
 adds one small leaf, `gate`; larger means more worth keeping, so `strength` ranks fields. Gates say
 which fields to drop; `selected` makes rules of that, and what is served has no gates.
 
+Learned alone, the weights at rest, gates want SGD at a rate of their own: one that stays open then
+grows with the log of what its field is worth, where Adam moves all of them alike.
+
 Random gates draw once for each sample of a batch, not for each value that the sample reads: all
 values of a multi-valued field are kept or dropped together. Evaluated, there is no step: annealed
 gates are then as they were at first, which changes no rank.
