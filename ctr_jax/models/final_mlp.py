@@ -114,6 +114,8 @@ class FinalMLP(nn.Module):
   @nn.compact
   def __call__(self, vectors: jax.Array, *, train: bool) -> jax.Array:
     contexts, streams = vectors, []
+    if self.gate is not None:
+      _refuse_fields_beyond(vectors.shape[1], (*self.context1, *self.context2))
     if not self.shared:
       vectors, contexts = jnp.split(vectors, 2, axis=-1)
     for i, hidden, context in ((1, self.hidden1, self.context1), (2, self.hidden2, self.context2)):
@@ -125,11 +127,16 @@ class FinalMLP(nn.Module):
     return Fusion(self.heads, name='fusion')(*streams)
 
 
+def _refuse_fields_beyond(fields, context):
+  """jax takes the last field for one that is not there, without a word."""
+  if max(context, default=0) >= fields:
+    raise ValueError(
+      f'A gate of FinalMLP reads the field number {max(context)}, and there are {fields}, numbered '
+      'from 0: keep the fields up to it, or train a net anew, with other context1 and context2.'
+    )
+
+
 def _of(context, fields, dim):
   """Labels of what a gate reads."""
-  if any(i >= len(fields) for i in context):
-    raise ValueError(
-      f'A gate of FinalMLP reads the field number {max(context)}, and there are {len(fields)}: '
-      'keep the fields up to it, or train a net anew.'
-    )
+  _refuse_fields_beyond(len(fields), context)
   return labels.within('context', labels.columns([fields[i] for i in context], dim))

@@ -102,6 +102,13 @@ def test_final_mlp_contexts_are_fields_or_a_constant(contexts):
   close(logits(net, variables, vectors), expected)
 
 
+@pytest.mark.parametrize('contexts', [((0,), (FIELDS,)), ((FIELDS + 2, 0), ())])
+def test_final_mlp_refuses_a_context_that_is_no_field(contexts):
+  net, vectors = final(context1=contexts[0], context2=contexts[1]), draw(BATCH, FIELDS, DIM)
+  with pytest.raises(ValueError, match=f'reads the field number .*there are {FIELDS}'):
+    start(net, vectors, train=False)
+
+
 def test_final_mlp_without_gates_is_gates_of_one():
   vectors, gated, plain = draw(BATCH, FIELDS, DIM), final(), final(gate=None)
   variables = start(gated, vectors, train=False)
