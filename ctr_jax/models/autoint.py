@@ -45,6 +45,11 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     batch, fields, width = x.shape
+    if self.units % self.heads:
+      raise ValueError(
+        f'{self.heads} heads cannot share {self.units} units of attention: take a multiple of the '
+        'heads.'
+      )
     names = ['query', 'key', 'value'] + ['residual'] * (width != self.units)
     kernels = [self.param(n, layers.xavier_normal, (width, self.units)) for n in names]
     # One large product for all of them.

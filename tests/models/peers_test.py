@@ -157,6 +157,11 @@ def test_attention_of_one_field_attends_to_itself():
   close(layer.apply(variables, x, train=False), expected)
 
 
+def test_attention_heads_have_to_divide_its_units():
+  with pytest.raises(ValueError, match='3 heads cannot share 4 units'):
+    start(autoint.Attention(units=4, heads=3), draw(BATCH, FIELDS, DIM), train=False)
+
+
 def test_attention_drops_weights_in_training_only():
   x, layer = draw(BATCH, FIELDS, 4), autoint.Attention(units=4, heads=2, rate=0.5)
   variables = start(layer, x, train=False)
