@@ -75,7 +75,7 @@ def prices(
 
   The paper gives γ₃ alone (1e-7, of raw keys); costs as multiples of their mean over the fields
   have no units, so that γ₁, γ₂, γ₃ say how much each counts: they are scaled to sum to one, and
-  the mean price of a field is `weight`.
+  the mean price of a field is `weight`. A cost that no field has does not count.
 
   Args:
     costs: field → (seconds online, bytes, keys); `evaluate.costs` measures them.
@@ -88,6 +88,9 @@ def prices(
     raise ValueError(f'prices: shares are of time, bytes and keys, got {shares}.')
   table = np.asarray([tuple(cost) for cost in costs.values()], np.float64)
   mean = table.mean(axis=0)
+  counted = np.where(mean > 0, shares, 0.0)
+  if not counted.any():
+    raise ValueError(f'prices: by the shares {shares} no field costs anything; count other costs.')
   relative = table / np.where(mean > 0, mean, 1)
-  found = weight * relative @ (np.asarray(shares) / sum(shares))
+  found = weight * relative @ (counted / counted.sum())
   return {name: float(c) for name, c in zip(costs, found, strict=True)}

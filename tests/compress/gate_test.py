@@ -126,6 +126,13 @@ def test_prices_have_the_mean_that_is_asked_for_and_follow_their_costs():
     compress.prices(costs, 0.01, (0.0, 0.0, 0.0))
 
 
+def test_a_cost_that_no_field_has_takes_nothing_from_prices():
+  costs = {'a': (0.0, 100, 10), 'b': (0.0, 300, 30)}
+  assert np.mean(list(compress.prices(costs, 0.01).values())) == pytest.approx(0.01)
+  with pytest.raises(ValueError, match='no field costs anything'):
+    compress.prices(costs, 0.01, (1.0, 0.0, 0.0))
+
+
 def test_autofield_moves_gates_and_tables_in_turns():
   codec, rows = gathered(compress.autofield(every=4))
 
