@@ -58,7 +58,8 @@ def selected(
   else:
     kept = _losing(ranked, importance, max_loss)
   if not kept:
-    raise ValueError('No feature is left to learn from: allow for more.')
+    way = 'lower max_loss' if max_loss is not None else 'allow for more'
+    raise ValueError(f'No feature is left to learn from: {way}.')
   used = {tables[name] for name in kept}
   gone = [tables[name] for name in ranked if tables[name] not in used]
   patterns = [re.escape(table) for table in dict.fromkeys(gone)]

@@ -99,8 +99,8 @@ def test_names_are_no_patterns():
   [
     ({}, 'exactly one'),
     ({'keep': 1, 'max_loss': 0.1}, 'exactly one'),
-    ({'keep': 0}, 'No feature is left'),
-    ({'max_loss': 9.0}, 'No feature is left'),
+    ({'keep': 0}, 'No feature is left to learn from: allow for more'),
+    ({'max_loss': 9.0}, 'No feature is left to learn from: lower max_loss'),
   ],
 )
 def test_what_makes_no_sense_is_refused(arguments, words):
