@@ -60,7 +60,7 @@ def gains(
     engine_name: 'duckdb' or 'spark'.
     memory: limit of DuckDB.
   """
-  names = tuple(features) or candidates(source)
+  names = tuple(dict.fromkeys(features)) or candidates(source)
   total = source.num_samples('train')
   found = []
   with (

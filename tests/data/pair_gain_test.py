@@ -36,3 +36,9 @@ def test_nothing_planted_nothing_gained():
   plain = synthetic.Synthetic(dataclasses.replace(SPEC, crosses=()))
   found = pair_gain.gains(plain, history.History(), ('a', 'b', 'ids'))
   assert all(gain.nats < 0.0005 for gain in found)
+
+
+def test_a_feature_that_is_named_twice_is_paired_once():
+  spec = dataclasses.replace(SPEC, samples=(500, 10, 10))
+  found = pair_gain.gains(synthetic.Synthetic(spec), history.History(), ('a', 'b', 'a'))
+  assert [(gain.first, gain.second) for gain in found] == [('a', 'b')]
