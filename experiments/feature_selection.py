@@ -76,8 +76,7 @@ def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> di
     'curve': [{'k': k} | _point(setting, found, seeds, _first(k)) for k in ks],
     'within': [
       {'cost': cost, 'part': part} | _point(setting, found, seeds, _within(setting, cost, part))
-      for part in map(float, _PARTS.value if ks else [])
-      for cost in COSTS
+      for cost, part in (limits(setting) if ks else [])
     ],
   }
   if len(ks) > 1:
@@ -90,6 +89,21 @@ def measure(setting: selection.Setting, method: str, seeds, ks: list[int]) -> di
 def _first(k):
   """Of an importance: the k best features."""
   return lambda scores: importance.rank(scores)[:k]
+
+
+def limits(setting: selection.Setting) -> list[tuple[str, float]]:
+  """(what costs, part of it) of each limit.
+
+  Raises:
+    ValueError: no feature fits into one of them, however important it is.
+  """
+  found = [(cost, part) for part in map(float, _PARTS.value) for cost in COSTS]
+  for cost, part in found:
+    try:
+      _within(setting, cost, part)(dict.fromkeys(setting.costs(), 0.0))
+    except ValueError as e:
+      raise ValueError(f'--cost_parts: no feature fits into {part:g} of all {cost}.') from e
+  return found
 
 
 def _within(setting, cost, part):
@@ -151,6 +165,8 @@ def main() -> None:
   with common.workdir('feature_selection') as folder:
     setting = selection.Setting(sweeps.base(), source, folder)
     costs = {x: cost._asdict() for x, cost in setting.costs().items()}
+    if ks:
+      limits(setting)  # Refused before hours of work, too.
     shared |= {'costs': costs, 'picture': not ranks_only}
     rows = []
     for i, method in enumerate(methods):

@@ -170,3 +170,8 @@ def test_a_limit_leaves_features_of_shared_tables_out_by_name(setting, monkeypat
   # A table that one feature reads is stored whole, and the next one has it for nothing.
   assert choose['bytes']({'user': 1.0, 'item': 3.0, 'previous': 2.0}) == ['item', 'previous']
   assert choose['bytes']({'user': 3.0, 'item': 1.0, 'previous': 2.0}) == ['user']
+  with flagsaver.flagsaver(cost_parts=['0.7']):
+    assert feature_selection.limits(setting) == [('bytes', 0.7), ('time', 0.7)]
+  too_little = pytest.raises(ValueError, match=r'no feature fits into 0\.3 of all bytes')
+  with flagsaver.flagsaver(cost_parts=['0.7', '0.3']), too_little:
+    feature_selection.limits(setting)
