@@ -135,6 +135,11 @@ def _places(old, new, moved):
         f'`moved` of table {table!r}: one old row in -1..{count - 1} for each of {rows} rows.'
       )
     here = order >= 0
+    # Else held-out pairs of theirs would be told by one number, and be held out together or not.
+    if len(np.unique(order[here])) < here.sum():
+      raise ValueError(
+        f'`moved` of table {table!r} has an old row twice: a value has one row, and new ones -1.'
+      )
     start = new.offsets[table]
     found[start : start + rows][here] = old.offsets.get(table, 0) + order[here]
   return found

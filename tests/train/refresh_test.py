@@ -123,6 +123,8 @@ def test_what_cannot_go_on_is_refused(before):
     refresh.carried(before, now, dataclasses.replace(CONFIG, method='dot'), 0)
   with pytest.raises(ValueError, match='one old row in'):
     refresh.carried(before, now, CONFIG, 0, {'user': np.array([0])})
+  with pytest.raises(ValueError, match='an old row twice'):  # 0 for new values, not -1.
+    refresh.carried(before, now, CONFIG, 0, {'user': np.zeros(SOURCE.rows['user'], int)})
   with pytest.raises(ValueError, match='which is no table'):
     refresh.carried(before, now, CONFIG, 0, {'page': np.array([0])})
   with pytest.raises(ValueError, match='was not kept'):
